@@ -1,0 +1,5 @@
+"""``python -m capsnet`` is ``capsnet``."""
+
+from capsnet.cli import main
+
+main()

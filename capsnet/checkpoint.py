@@ -1,0 +1,209 @@
+"""Checkpoints: weights and configuration in one safetensors file. No pickle."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from einops import rearrange
+from safetensors.torch import save
+from torch import Tensor
+
+from capsnet.config import CapsNetConfig, CapsuleLayerConfig
+from capsnet.data import ASSETS
+from capsnet.errors import CheckpointError, ConfigError
+from capsnet.files import atomic_path
+from capsnet.model import CapsNet
+
+__all__ = ["BUNDLED_CHECKPOINT", "load_checkpoint", "save_checkpoint"]
+
+BUNDLED_CHECKPOINT = ASSETS / "mnist.safetensors"
+"""The trained MNIST model that comes with the package."""
+
+_METADATA_KEY = "capsnet"
+
+# Tensors of readable_capsnet
+_ENCODER_NAMES = {
+    "stem.weight": "image2primary_capsules.0.weight",
+    "stem.bias": "image2primary_capsules.0.bias",
+    "primary.weight": "image2primary_capsules.2.weight",
+    "primary.bias": "image2primary_capsules.2.bias",
+    "capsule_layers.0.weight": "primary2digit_capsules.input_caps2U.weight",
+}
+_DECODER_NAMES = {"0.weight", "2.weight", "2.bias", "4.weight"}
+
+
+def save_checkpoint(
+    model: CapsNet, path: Path, *, training: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write a model's weights and configuration to one file, whole or not at all.
+
+    Args:
+        model: the network.
+        path: the file to write (``.safetensors``).
+        training: how the weights came to be (JSON values), kept in the file.
+        half: store float16 instead of float32.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
+    document = {"config": json.loads(model.config.to_json()), "training": dict(training or {})}
+    metadata = {_METADATA_KEY: json.dumps(document, sort_keys=True)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
+
+
+def load_checkpoint(path: Path) -> CapsNet:
+    """Read a model from a toolkit checkpoint, or from a ``state_dict`` of readable_capsnet.
+
+    The second is a ``.pt`` file, read with ``weights_only=True``; sizes are inferred from its
+    tensors, with 3 routing iterations and stride 2, which that project fixes.
+
+    Args:
+        path: the file; its kind is recognised by content. One called ``.safetensors`` is never
+            unpickled, whatever it holds.
+
+    Returns:
+        The model in float32, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is damaged, or its tensors do not fit, are of
+            another kind than floating point, or are not finite in float32.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: {error.strerror}; give a file with --checkpoint"
+        ) from error
+    is_safetensors = head[8:] == b"{" or path.suffix == ".safetensors"
+    config, tensors = _read_safetensors(path) if is_safetensors else _read_state_dict(path)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {tensor.dtype} ({tensor.layout}), "
+                "expected dense floating-point numbers"
+            )
+        tensors[name] = tensor.to(torch.float32)
+        if not tensors[name].isfinite().all():
+            raise CheckpointError(
+                f"{path}: tensor {name} holds NaN or infinity in float32; retrain or repair"
+            )
+    try:
+        with torch.device("meta"):
+            model = CapsNet(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: the configuration is too large: {config}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} is not expected" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {list(found[name])}, expected {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path}: the tensors do not fit the configuration: {'; '.join(problems)}"
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_().eval()
+
+
+def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: truncated or damaged ({error})"
+        ) from error
+    if _METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} holds no CapsNet configuration: write checkpoints with `capsnet train` "
+            "or capsnet.checkpoint.save_checkpoint"
+        )
+    try:
+        return CapsNetConfig.from_dict(json.loads(metadata[_METADATA_KEY])["config"]), tensors
+    except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: bad configuration: {error}") from error
+
+
+def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
+        raise CheckpointError(
+            f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
+            "state_dict of readable_capsnet that holds only tensors"
+        ) from error
+    encoder, decoder = content, dict[str, Tensor]()
+    if isinstance(content, dict) and "encoder" in content:
+        encoder, decoder = content["encoder"], content.get("decoder")
+        decoder = {} if decoder is None else decoder
+    if not all(isinstance(d, dict) and _all_tensors(d) for d in (encoder, decoder)):
+        raise CheckpointError(f"{path} is not a state_dict: expected names mapped to tensors")
+    try:
+        return _from_readable_capsnet(encoder, decoder)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} is not a state_dict of readable_capsnet: {error} is missing"
+        ) from error
+    except (ConfigError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the tensors describe no network: {error}") from error
+
+
+def _all_tensors(state: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def _from_readable_capsnet(
+    encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]
+) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    """Configuration and renamed tensors; that project's decoder has biases only in the middle."""
+    tensors = {ours: encoder[theirs] for ours, theirs in _ENCODER_NAMES.items()}
+    strange = (encoder.keys() - _ENCODER_NAMES.values()) | (decoder.keys() - _DECODER_NAMES)
+    if strange:
+        raise ValueError(f"not expected: {', '.join(sorted(strange))}")
+    stem_channels, channels, stem_kernel, _ = tensors["stem.weight"].shape
+    primary_channels, _, primary_kernel, _ = tensors["primary.weight"].shape
+    in_capsules, in_dim, classes, class_dim = tensors["capsule_layers.0.weight"].shape
+    groups, stride = primary_channels // in_dim, 2
+    if decoder:
+        first, last = decoder["0.weight"], decoder["4.weight"]
+        hidden = (first.shape[-1], last.shape[0])
+        height, width = last.shape[-2:]
+        tensors |= {
+            "decoder.1.weight": rearrange(first, "caps dim hidden -> hidden (caps dim)"),
+            "decoder.1.bias": torch.zeros(hidden[0]),
+            "decoder.3.weight": decoder["2.weight"],
+            "decoder.3.bias": decoder["2.bias"],
+            "decoder.5.weight": rearrange(last, "hidden c h w -> (c h w) hidden"),
+            "decoder.5.bias": torch.zeros(last[0].numel()),
+        }
+    else:
+        # Square images; of the sizes that give this many capsules, the largest (28, not 27).
+        side = round((in_capsules / groups) ** 0.5)
+        height = width = stem_kernel + primary_kernel - 2 + stride * side
+    config = CapsNetConfig(
+        image_shape=(channels, height, width),
+        stem_channels=stem_channels,
+        stem_kernel=stem_kernel,
+        primary_groups=groups,
+        primary_dim=in_dim,
+        primary_kernel=primary_kernel,
+        primary_stride=stride,
+        capsule_layers=(CapsuleLayerConfig(classes, class_dim),),
+        decoder_sizes=hidden if decoder else None,
+    )
+    return config, tensors

@@ -1,0 +1,530 @@
+"""The command line. Only here do export and runtime meet; what loads slowly is imported late."""
+
+import contextlib
+import functools
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from capsnet.errors import CapsNetError, ResultError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from capsnet.artifact import ArtifactMetadata
+    from capsnet.runtime.session import Device
+    from capsnet.runtime.verification import Request
+    from capsnet.training import Progress as TrainingProgress
+
+__all__ = ["cli", "export_main", "main"]
+
+_INTERRUPTED = 130
+_ENVIRONMENT = 3
+_DEFAULT_FILES = {"onnx": "capsnet.onnx"}
+_PRESETS = ("mnist", "cifar10", "tiny")
+
+_T = TypeVar("_T")
+_FILE = click.Path(path_type=Path)
+
+
+class _CountOr(click.ParamType[int | None]):
+    """A positive number, or a word that stands for no number."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.name = f"{word}|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        if value is None or value == self.word:
+            return None
+        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a positive number nor {self.word!r}.", param, ctx)
+        return int(value)
+
+
+class _Report:
+    """Where a command's words go: a person reads the console, a program reads ``--json``."""
+
+    def __init__(self, json_target: str | None) -> None:
+        self._target = json_target
+
+    @functools.cached_property
+    def console(self) -> "Console":
+        """Standard output, unless that carries the JSON."""
+        from rich.console import Console
+
+        return Console(stderr=self._target == "-", highlight=False, soft_wrap=True)
+
+    def write_json(self, document: Any) -> None:
+        """Everything that the command found, where JSON was asked for."""
+        if self._target is None:
+            return
+        text = json.dumps(document, indent=2) + "\n"
+        if self._target == "-":
+            click.echo(text, nl=False)
+            return
+        from capsnet.files import atomic_path
+
+        with atomic_path(Path(self._target)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _reporting(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what every command has: ``--json`` and ``--debug``."""
+
+    @click.option(
+        "--json", "json_target", metavar="FILE", help="Write all of it as JSON (-: stdout)."
+    )
+    @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+    @functools.wraps(function)
+    def command(json_target: str | None, **options: Any) -> None:
+        function(report=_Report(json_target), **options)
+
+    return command
+
+
+_checkpoint = click.option(
+    "--checkpoint", type=_FILE, help="Trained weights.  [default: the bundled MNIST model]"
+)
+_device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto takes CUDA where it works.",
+)
+_images = click.option(
+    "--images",
+    type=_FILE,
+    help="Images to verify on: a file, a folder, or labelled IDX files.  [default: MNIST test set]",
+)
+_samples = click.option(
+    "--samples",
+    type=_CountOr("all"),
+    default="256",
+    show_default=True,
+    help="How many of the images to verify on, spread evenly.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="capsnet-export", prog_name="capsnet")
+def cli() -> None:
+    """Capsule networks, from readable PyTorch to a proven production artifact."""
+
+
+@cli.command("export")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(list(_DEFAULT_FILES)),
+    multiple=True,
+    required=True,
+    help="Artifact to write; can be repeated.",
+)
+@_checkpoint
+@click.option(
+    "--output", type=_FILE, help="File, or existing folder, to write to.  [default: this folder]"
+)
+@click.option(
+    "--batch",
+    type=_CountOr("dynamic"),
+    default="dynamic",
+    show_default=True,
+    help="A fixed batch size, or any.",
+)
+@click.option(
+    "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set."
+)
+@click.option("--reconstruction", is_flag=True, help="Output the decoded image as well.")
+@_device
+@click.option(
+    "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
+)
+@_images
+@_samples
+@_reporting
+def export_command(
+    report: _Report,
+    formats: tuple[str, ...],
+    checkpoint: Path | None,
+    output: Path | None,
+    batch: int | None,
+    opset: int,
+    reconstruction: bool,
+    device: "Device",
+    verified: bool,
+    images: Path | None,
+    samples: int | None,
+) -> None:
+    """Export a trained network, and prove that the file computes the same numbers.
+
+    The file appears only after a fresh process has compared it with the original model; its
+    certificate, FILE.parity.json, appears beside it.
+    """
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.export.lower import lower
+    from capsnet.export.onnx import to_onnx
+    from capsnet.files import atomic_path, file_sha256
+    from capsnet.runtime.verification import Request, write_certificate
+
+    started = time.monotonic()
+    source = _checkpoint_or_default(checkpoint)
+    targets = _targets(formats, output)
+    lowered = lower(load_checkpoint(source), reconstruction=reconstruction)
+    digest = file_sha256(source)
+    documents = []
+    for name, target in targets.items():
+        with contextlib.suppress(_NotProvenError), atomic_path(target) as temporary:
+            with report.console.status(f"exporting {target.name}"):
+                metadata = to_onnx(
+                    lowered, temporary, batch=batch, opset=opset, checkpoint_sha256=digest
+                )
+            if verified:
+                document = _verify(
+                    Request(temporary, source, images, samples, device), target.name, report
+                )
+            else:
+                document = _unverified(name, target.name, temporary, metadata)
+            documents.append(document)
+            if document["verdict"] == "fail":
+                raise _NotProvenError  # so that the file does not appear
+        if documents[-1]["verdict"] == "pass":
+            write_certificate(documents[-1], target)
+    seconds = round(time.monotonic() - started, 2)
+    report.write_json({"artifacts": documents, "seconds": seconds})
+    _print_verdicts(documents, report)
+    report.console.print(f"[dim]{seconds:.1f} s[/]")
+    _raise_unless_passed(documents, "no file was written for it")
+
+
+@cli.command("verify")
+@click.argument("artifact", type=_FILE)
+@_checkpoint
+@_images
+@_samples
+@_device
+@click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
+@_reporting
+def verify_command(
+    report: _Report,
+    artifact: Path,
+    checkpoint: Path | None,
+    images: Path | None,
+    samples: int | None,
+    device: "Device",
+    in_process: bool,
+) -> None:
+    """Prove again that an artifact computes the same numbers as its checkpoint.
+
+    Writes the certificate ARTIFACT.parity.json, whatever the verdict.
+    """
+    from capsnet.runtime.verification import Request, verify, write_certificate
+
+    request = Request(artifact, _checkpoint_or_default(checkpoint), images, samples, device)
+    document = verify(request) if in_process else _verify(request, artifact.name, report)
+    write_certificate(document, artifact)
+    report.write_json(document)
+    _print_verdicts([document], report)
+    _raise_unless_passed([document], "do not use this file; export it again")
+
+
+@cli.command("inspect")
+@click.argument("artifact", type=_FILE)
+@_device
+@_reporting
+def inspect_command(report: _Report, artifact: Path, device: "Device") -> None:
+    """Show what an artifact says about itself, and where its nodes run."""
+    from capsnet.files import file_sha256
+    from capsnet.runtime.session import open_session
+
+    session = open_session(artifact, device)
+    document: dict[str, Any] = {
+        "file": artifact.name,
+        "format": session.format,
+        "bytes": artifact.stat().st_size,
+        "sha256": file_sha256(artifact),
+        "device": session.device,
+        "providers": session.providers(),
+        "metadata": session.metadata.to_dict(),
+    }
+    report.write_json(document)
+    metadata = document.pop("metadata")
+    for key, value in (document | metadata).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        report.console.print(f"[bold]{key:20}[/] {text}")
+
+
+@cli.command("predict")
+@click.argument("artifact", type=_FILE)
+@click.argument("inputs", type=_FILE, nargs=-1, required=True)
+@click.option("--output", type=_FILE, help="File to write.  [default: standard output]")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["csv", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="Comma-separated values, or one JSON object a line.",
+)
+@_device
+@_reporting
+def predict_command(
+    report: _Report,
+    artifact: Path,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    output_format: str,
+    device: "Device",
+) -> None:
+    """Classify images: PNG, JPEG, folders of them, .npy, .npz and IDX files.
+
+    Gives one row an image: its source, the class, and the length of every class capsule. Any number
+    of images is read as a stream.
+    """
+    from capsnet.files import atomic_path
+    from capsnet.runtime.inputs import count_images, stream_images
+    from capsnet.runtime.prediction import predict, write_csv, write_jsonl
+    from capsnet.runtime.session import open_session
+
+    write = {"csv": write_csv, "jsonl": write_jsonl}[output_format]
+    session = open_session(artifact, device)
+    image_shape = session.metadata.config.image_shape
+    images = stream_images(inputs, image_shape)
+    if output is None:
+        count = write(predict(session, images), sys.stdout)
+    else:
+        watched = _with_progress_bar(images, count_images(inputs, image_shape), "predicting")
+        with (
+            atomic_path(output) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as f,
+        ):
+            count = write(predict(session, watched), f)
+        report.console.print(f"{count} predictions in {output}")
+    report.write_json({"artifact": artifact.name, "device": session.device, "predictions": count})
+
+
+@cli.command("train")
+@click.option("--data", type=_FILE, required=True, help="Folder with the IDX files of both splits.")
+@click.option("--output", type=_FILE, required=True, help="Checkpoint to write (.safetensors).")
+@click.option("--preset", type=click.Choice(_PRESETS), default="mnist", show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Peak rate of Adam.",
+)
+@click.option(
+    "--shift",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Largest random translation, in pixels.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Continue the interrupted run of this output.")
+@_device
+@_reporting
+def train_command(
+    report: _Report,
+    data: Path,
+    output: Path,
+    preset: str,
+    resume: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Train a capsule network; the best epoch is kept, and an interrupted run can be resumed."""
+    import torch
+
+    from capsnet.config import PRESETS
+    from capsnet.data import load_split
+    from capsnet.errors import DeviceError
+    from capsnet.training import TrainingConfig, state_path, train
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("torch finds no CUDA device here; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = TrainingConfig(**options)
+    splits = load_split(data, "train"), load_split(data, "t10k")
+    with _training_display(report, config.epochs) as on_progress:
+        try:
+            history = train(
+                PRESETS[preset],
+                config,
+                *splits,
+                output,
+                device=torch.device(device),
+                resume=resume,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            report.console.print(
+                f"interrupted; the run is saved in {state_path(output)}. "
+                "Give the same command with --resume to continue."
+            )
+            raise
+    report.console.print(f"best test accuracy {max(history):.2%}, written to {output}")
+    report.write_json({"output": str(output), "device": device, "test_accuracy": history})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``capsnet``; ends the process with the documented exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(arguments, prog_name="capsnet", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = _INTERRUPTED
+    except Exception as error:  # every error is one message; --debug shows where it came from
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code, message = _explain(error)
+        click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def export_main() -> None:
+    """Run ``capsnet-export``, which is ``capsnet export``."""
+    main(["export", *sys.argv[1:]])
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    if isinstance(error, CapsNetError):
+        return error.exit_code, str(error)
+    if isinstance(error, MemoryError):
+        return _ENVIRONMENT, "out of memory; use fewer images at once, or a larger machine"
+    if isinstance(error, OSError):
+        return _ENVIRONMENT, f"{error.filename or 'a file'}: {error.strerror or error}"
+    return _ENVIRONMENT, f"unexpected {type(error).__name__}: {error}; --debug shows the traceback"
+
+
+class _NotProvenError(Exception):
+    """Leaves the block of a file that failed verification."""
+
+
+def _checkpoint_or_default(checkpoint: Path | None) -> Path:
+    from capsnet.data import ASSETS
+
+    return checkpoint or ASSETS / "mnist.safetensors"
+
+
+def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
+    """The file of each format, in the order given."""
+    unique = tuple(dict.fromkeys(formats))
+    if output is not None and not output.is_dir():
+        if len(unique) > 1:
+            raise click.UsageError(
+                f"--output {output} is not a folder: several formats need an existing folder"
+            )
+        return {unique[0]: output}
+    folder = output or Path()
+    return {name: folder / _DEFAULT_FILES[name] for name in unique}
+
+
+def _verify(request: "Request", name: str, report: _Report) -> dict[str, Any]:
+    """Verify in a fresh process; the document calls the artifact by its final name."""
+    from capsnet.runtime.verification import verify_in_fresh_process
+
+    with report.console.status(f"verifying {name}"):
+        document = verify_in_fresh_process(request)
+    document["artifact"]["file"] = name
+    return document
+
+
+def _unverified(name: str, file: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
+    from capsnet.files import file_sha256
+
+    return {
+        "verdict": "not verified",
+        "artifact": {
+            "file": file,
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+            "format": name,
+            "metadata": metadata.to_dict(),
+        },
+    }
+
+
+def _print_verdicts(documents: list[dict[str, Any]], report: _Report) -> None:
+    from capsnet.runtime.report import parity_table, summary_lines
+
+    verified = [document for document in documents if "parity" in document]
+    if verified:
+        report.console.print(parity_table(verified))
+    for document in documents:
+        for line in summary_lines(document):
+            report.console.print(line)
+
+
+def _raise_unless_passed(documents: list[dict[str, Any]], advice: str) -> None:
+    failed = [document for document in documents if document["verdict"] == "fail"]
+    if failed:
+        names = ", ".join(document["artifact"]["file"] for document in failed)
+        raise ResultError(
+            f"{names} does not compute the same numbers as its checkpoint, see above; {advice}"
+        )
+
+
+def _with_progress_bar(items: Iterable[_T], total: int | None, task: str) -> Iterator[_T]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(items, task, total=total, console=Console(stderr=True), transient=True))
+
+
+@contextlib.contextmanager
+def _training_display(
+    report: _Report, epochs: int
+) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A progress bar over all steps, and a line after each epoch."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=report.console) as bar:
+        task = bar.add_task("", total=None, epoch=1, epochs=epochs, loss=0.0, accuracy=0.0)
+
+        def show(now: "TrainingProgress") -> None:
+            bar.update(
+                task,
+                completed=(now.epoch - 1) * now.steps_per_epoch + now.step,
+                total=epochs * now.steps_per_epoch,
+                epoch=now.epoch,
+                loss=now.loss,
+                accuracy=now.accuracy,
+            )
+            if now.test_accuracy is not None:
+                bar.console.print(
+                    f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
+                    f"test accuracy {now.test_accuracy:.2%}"
+                )
+
+        yield show

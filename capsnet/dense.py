@@ -1,0 +1,70 @@
+"""Routing by agreement as dense matrix products: exact rewrites of ``routing.dynamic_routing``.
+
+Trainer and exporter share them; the readable model does not, so it can judge both. They use that
+
+- the first coupling is uniform, so the first iteration is one matrix product, without a softmax;
+- the logits after r iterations are the agreement with ``v1 + ... + vr``: only that sum is carried;
+- the agreement after the last iteration is never used.
+"""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+__all__ = ["pack_weight", "projected_routing", "squash_along"]
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A capsule layer's weight ``[i, d, o, h]``, laid out for dense routing: ``[o, (d i), h]``."""
+    return rearrange(weight, "i d o h -> o (d i) h")
+
+
+def squash_along(poses: Tensor, dim: int) -> Tensor:
+    """``routing.squash`` (equation 1) for vectors that lie along another axis than the last."""
+    length = torch.linalg.vector_norm(poses, dim=dim, keepdim=True)
+    squashed: Tensor = poses * (length / (1 + length * length))
+    return squashed
+
+
+def projected_routing(
+    capsules: Tensor,
+    weight: Tensor,
+    iterations: int,
+    on_iteration: Callable[[Tensor, Tensor], None] = lambda *_: None,
+) -> Tensor:
+    """A capsule layer with dynamic routing that never forms the votes.
+
+    With votes ``u = x W``, the agreement ``u . v`` is ``x . (W v)`` and the routed sum ``sum c u``
+    is ``(c x) W``: products with the weights, which all images of a batch share.
+
+    Args:
+        capsules: ``[batch, in_dim, in_capsules]``.
+        weight: ``[out_capsules, (in_dim in_capsules), out_dim]``, see :func:`pack_weight`.
+        iterations: rounds of routing, at least 1.
+        on_iteration: called in every round with the inputs of the output capsules (s in the paper)
+            and the output capsules (v), both ``[out_capsules, batch, out_dim]``.
+
+    Returns:
+        Output capsules ``[batch, out_capsules, out_dim]``.
+    """
+    out_capsules, _, out_dim = weight.shape
+    in_dim = capsules.shape[1]
+    uniform = rearrange(weight, "o di h -> di (o h)") / out_capsules
+    inputs = (capsules.flatten(1) @ uniform).unflatten(1, (out_capsules, out_dim)).movedim(1, 0)
+    outputs = squash_along(inputs, -1)
+    on_iteration(inputs, outputs)
+    total = outputs
+    for _ in range(iterations - 1):
+        projected = (total @ weight.mT).unflatten(2, (in_dim, -1))  # o b d i
+        logits = (projected * capsules).sum(2)  # o b i
+        # Spelled out: inference engines transpose twice for a softmax over another axis than the
+        # last. The maximum only keeps exp in range and cancels, so it needs no gradient.
+        exponentials = torch.exp(logits - logits.detach().amax(0, keepdim=True))
+        coupling = exponentials / exponentials.sum(0, keepdim=True)
+        inputs = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
+        outputs = squash_along(inputs, -1)
+        on_iteration(inputs, outputs)
+        total = total + outputs
+    return outputs.movedim(0, 1)

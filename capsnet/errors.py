@@ -1,0 +1,70 @@
+"""Every error that the toolkit raises for something a user can mend.
+
+    CapsNetError                exit code
+    +-- ConfigError             3   a network that cannot exist
+    +-- CheckpointError         3   weights that cannot be read, or are not what they claim
+    +-- DataError               3   images or labels that cannot be read, or have the wrong form
+    +-- ArtifactError           3   an exported file that cannot be opened, or contradicts itself
+    +-- DeviceError             3   a device or an execution provider that is not there
+    +-- OutputError             3   a file that cannot be written
+    +-- ExportError             4   an export that failed
+    +-- ResultError             1   an artifact that computes the wrong numbers
+
+A message says what was wrong, what was expected, and what to do.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "ArtifactError",
+    "CapsNetError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "ExportError",
+    "OutputError",
+    "ResultError",
+]
+
+
+class CapsNetError(Exception):
+    """Base of the toolkit's errors; ``exit_code`` is what the command line returns for it."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class ConfigError(CapsNetError):
+    """A network configuration that describes no network."""
+
+
+class CheckpointError(CapsNetError):
+    """A checkpoint that cannot be read, or whose tensors do not fit its configuration."""
+
+
+class DataError(CapsNetError):
+    """Images or labels that cannot be read, or whose shape, type or range is wrong."""
+
+
+class ArtifactError(CapsNetError):
+    """An exported artifact that cannot be opened, or whose contents contradict each other."""
+
+
+class DeviceError(CapsNetError):
+    """A device or execution provider that was asked for and is not there."""
+
+
+class OutputError(CapsNetError):
+    """A file that cannot be written."""
+
+
+class ExportError(CapsNetError):
+    """An export that failed, or whose result is not a valid artifact."""
+
+    exit_code = 4
+
+
+class ResultError(CapsNetError):
+    """An artifact that computes something other than the model it was exported from."""
+
+    exit_code = 1

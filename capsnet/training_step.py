@@ -1,0 +1,67 @@
+"""The encoder in the form that trains fastest: the same function of the same parameters."""
+
+import ctypes
+import math
+import sys
+
+import torch
+from torch import Tensor
+
+from capsnet.dense import pack_weight, projected_routing
+from capsnet.frequency import frequency_conv2d
+from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
+from capsnet.routing import squash
+
+__all__ = ["encode", "reuse_freed_memory"]
+
+_LARGEST_FREQUENCY_GRID = 256  # positions; beyond it the dense Fourier transform costs too much
+
+
+def encode(model: CapsNet, images: Tensor) -> Tensor:
+    """Class capsules of ``model``, equal to its own forward pass up to rounding.
+
+    Args:
+        model: the network; gradients flow to its parameters.
+        images: ``[batch, channels, height, width]``, values 0..1.
+
+    Returns:
+        Class capsules ``[batch, classes, dim]``.
+    """
+    hidden = torch.relu(model.stem(images))
+    capsules: Tensor = model.to_capsules(_primary(model, hidden))
+    capsules = squash(capsules) if model.squash_primary else capsules * PRIMARY_SCALE
+    for layer in model.capsule_layers:
+        assert isinstance(layer, CapsuleLayer)
+        weight = pack_weight(layer.weight)
+        capsules = projected_routing(capsules.mT.contiguous(), weight, layer.routing_iterations)
+    return capsules
+
+
+def _primary(model: CapsNet, hidden: Tensor) -> Tensor:
+    convolution = model.primary
+    stride = convolution.stride[0]
+    grid = math.prod(-(-size // stride) for size in hidden.shape[-2:])
+    poses: Tensor
+    if hidden.device.type == "cpu" and grid <= _LARGEST_FREQUENCY_GRID:
+        assert convolution.bias is not None
+        poses = frequency_conv2d(hidden, convolution.weight, stride)
+        poses = poses + convolution.bias[:, None, None]
+    else:
+        poses = convolution(hidden)
+    return poses
+
+
+def reuse_freed_memory() -> None:
+    """Let this process keep freed memory instead of handing it back to the system.
+
+    A training step allocates and frees gigabytes of temporaries; faulting their pages in anew costs
+    up to half of its time on a CPU. Does nothing where the C library is not glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**28)

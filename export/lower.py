@@ -1,0 +1,128 @@
+"""Lowering: the trained network rewritten as the dense algebra that inference engines run fast.
+
+The lowered module computes the same function as the readable model, exactly: constants are folded
+into weights, channels are laid out so that no transpose is left between the convolution and the
+routing, and the routing is unrolled in one of the forms of ``capsnet.dense``.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from capsnet.artifact import OUTPUT_NAMES
+from capsnet.config import CapsNetConfig
+from capsnet.dense import pack_weight, projected_routing, squash_along
+from capsnet.errors import ConfigError
+from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
+
+__all__ = ["LoweredCapsNet", "lower"]
+
+
+class LoweredCapsNet(nn.Module):
+    """A capsule network ready for export; made by :func:`lower`.
+
+    Args:
+        model: the network to lower; its weights are copied.
+        reconstruction: whether to decode the longest capsule as well.
+    """
+
+    def __init__(self, model: CapsNet, *, reconstruction: bool) -> None:
+        super().__init__()
+        config = model.config
+        self.config = config
+        self.outputs = OUTPUT_NAMES if reconstruction else OUTPUT_NAMES[:2]
+        self.stem = _copy_conv(model.stem, model.stem.weight, model.stem.bias)
+        self.primary = _lower_primary(model, config)
+        for index, layer in enumerate(model.capsule_layers):
+            assert isinstance(layer, CapsuleLayer)
+            weight = layer.weight.detach()
+            if index == 0:
+                weight = rearrange(weight, "(hw g) d o h -> (g hw) d o h", g=config.primary_groups)
+            self.register_buffer(f"layer{index}", pack_weight(weight).contiguous())
+        self.decoder = model.decoder if reconstruction else None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Images ``[batch, channels, height, width]`` to the artifact's outputs, in order."""
+        stages = self.stages(image)
+        return tuple(stages[name] for name in self.outputs)
+
+    def stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Every stage of the network by name, in the order of computation, outputs last.
+
+        Args:
+            image: ``[batch, channels, height, width]``, values 0..1.
+
+        Returns:
+            ``stem`` ``[batch, channels, height, width]``; ``primary_capsules``
+            ``[batch, dim, (groups height width)]``; for every layer and iteration
+            ``layerL.iterationR.inputs`` and ``.capsules`` ``[out_capsules, batch, dim]``; then the
+            outputs of the artifact.
+        """
+        stages = {"stem": torch.relu(self.stem(image))}
+        config = self.config
+        capsules = self.primary(stages["stem"]).unflatten(1, (config.primary_dim, -1)).flatten(2)
+        if config.primary_activation == "squash":
+            capsules = squash_along(capsules, 1)
+        stages["primary_capsules"] = capsules
+        for index, layer in enumerate(config.capsule_layers):
+            iterations: list[tuple[Tensor, Tensor]] = []
+            outputs = projected_routing(
+                capsules,
+                self.get_buffer(f"layer{index}"),
+                layer.routing_iterations,
+                lambda inputs, outputs, seen=iterations: seen.append((inputs, outputs)),  # type: ignore[misc]
+            )
+            for number, (inputs, routed) in enumerate(iterations, start=1):
+                stages[f"layer{index}.iteration{number}.inputs"] = inputs
+                stages[f"layer{index}.iteration{number}.capsules"] = routed
+            capsules = outputs.mT
+        stages["lengths"] = torch.linalg.vector_norm(outputs, dim=-1)
+        stages["capsules"] = outputs
+        if self.decoder is not None:
+            longest = stages["lengths"].argmax(dim=-1, keepdim=True)
+            mask = torch.arange(config.classes, device=image.device) == longest
+            stages["reconstruction"] = self.decoder(outputs * mask.unsqueeze(-1))
+        return stages
+
+
+def lower(model: CapsNet, *, reconstruction: bool = False) -> LoweredCapsNet:
+    """Rewrite a trained network for export; see the module's description.
+
+    Args:
+        model: the network; it is left as it is.
+        reconstruction: add the image decoded from the longest capsule to the outputs.
+
+    Returns:
+        A module in evaluation mode, without gradients, in the dtype of the model.
+
+    Raises:
+        ConfigError: if a reconstruction is asked of a network without a decoder.
+    """
+    if reconstruction and model.decoder is None:
+        raise ConfigError(
+            "this network has no decoder, so it cannot reconstruct images: "
+            "export without --reconstruction, or train with decoder sizes"
+        )
+    return LoweredCapsNet(model, reconstruction=reconstruction).requires_grad_(False).eval()
+
+
+def _copy_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    assert bias is not None
+    copy = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size[0], like.stride[0])
+    copy.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    copy.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return copy
+
+
+def _lower_primary(model: CapsNet, config: CapsNetConfig) -> nn.Conv2d:
+    """The primary convolution with channels ordered ``(dim groups)`` and the scale folded in.
+
+    Its output, seen as ``[batch, dim, (groups height width)]``, holds the capsules without a
+    transpose.
+    """
+    groups = config.primary_groups
+    scale = PRIMARY_SCALE if config.primary_activation == "scale" else 1.0
+    weight = rearrange(model.primary.weight, "(g d) c h w -> (d g) c h w", g=groups) * scale
+    assert model.primary.bias is not None
+    bias = rearrange(model.primary.bias, "(g d) -> (d g)", g=groups) * scale
+    return _copy_conv(model.primary, weight, bias)

@@ -1,0 +1,207 @@
+"""Export to ONNX: one self-describing file, byte-identical on repetition."""
+
+import contextlib
+import importlib.metadata
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from capsnet.artifact import (
+    INPUT_NAME,
+    METADATA_KEY,
+    ArtifactMetadata,
+    TensorSpec,
+    input_spec,
+    output_specs,
+)
+from capsnet.errors import ExportError
+from capsnet.export.lower import LoweredCapsNet
+
+__all__ = ["DEFAULT_OPSET", "OPSETS", "to_onnx"]
+
+OPSETS = range(18, 24)
+"""Operator sets that can be asked for: from the exporter's native one to the newest tested."""
+
+DEFAULT_OPSET = 18
+"""The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
+
+_TRACE_BATCH = 2  # a batch of 1 would be taken for a constant
+
+
+class _Stages(nn.Module):
+    """Gives every stage of the lowered network as an output, so that each keeps its name."""
+
+    def __init__(self, lowered: LoweredCapsNet) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.lowered.stages(image).values())
+
+
+def to_onnx(
+    lowered: LoweredCapsNet,
+    path: Path,
+    *,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    checkpoint_sha256: str | None = None,
+) -> ArtifactMetadata:
+    """Write a lowered network as an ONNX file with its metadata inside.
+
+    The same network, options and library versions give the same bytes, wherever and whenever.
+    Intermediate tensors keep the names of the network's stages (``LoweredCapsNet.stages``), and
+    nodes are named ``stage/operator``.
+
+    Args:
+        lowered: the network, in float32.
+        path: the file to write.
+        batch: a fixed batch size, or None for any.
+        opset: ONNX operator set, one of :data:`OPSETS`.
+        checkpoint_sha256: digest of the checkpoint file, for the metadata.
+
+    Returns:
+        The metadata that was written.
+
+    Raises:
+        ExportError: if the exporter fails, or its result is not a valid model with these inputs and
+            outputs.
+    """
+    try:
+        image = torch.zeros(batch or _TRACE_BATCH, *lowered.config.image_shape)
+        stages = list(lowered.stages(image))
+        model = _export(lowered, image, stages, dynamic=batch is None, opset=opset)
+        _keep_only_computation(model, lowered.outputs)
+        _name_nodes_by_stage(model.graph, stages)
+        metadata = _describe(model, lowered, batch, checkpoint_sha256)
+        onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported ONNX model is not valid: {error}") from error
+    _check_interface(model, metadata)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return metadata
+
+
+def _export(
+    lowered: LoweredCapsNet, image: Tensor, stages: list[str], *, dynamic: bool, opset: int
+) -> onnx.ModelProto:
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                _Stages(lowered).eval(),
+                (image,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                output_names=stages,
+                opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim("batch")} if dynamic else {},),
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(f"torch.onnx could not export the network: {reason}") from error
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter says of itself: a deprecation inside it, no torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> None:
+    """Drop what the exporter notes about the machine, and the stages from the outputs."""
+    graph = model.graph
+    for part in (
+        model,
+        graph,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        *graph.node,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    values = {value.name: value for value in graph.output}
+    graph.ClearField("output")
+    graph.output.extend(values.pop(name) for name in outputs)
+    graph.value_info.extend(values.values())
+    for tensor in graph.initializer:
+        tensor.name = tensor.name.removeprefix("lowered.")
+    for node in graph.node:
+        node.input[:] = [name.removeprefix("lowered.") for name in node.input]
+
+
+def _name_nodes_by_stage(graph: onnx.GraphProto, stages: list[str]) -> None:
+    """Name every node ``stage/operator`` after the first stage that needs it."""
+    producers = {name: node for node in graph.node for name in node.output}
+    stage_of: dict[str, str] = {}
+    for stage in stages:
+        pending = [stage]
+        while pending:
+            name = pending.pop()
+            if name in producers and name not in stage_of:
+                stage_of[name] = stage
+                pending += producers[name].input
+    count: Counter[str] = Counter()
+    for node in graph.node:
+        name = f"{stage_of[node.output[0]]}/{node.op_type}"
+        count[name] += 1
+        node.name = name if count[name] == 1 else f"{name}_{count[name]}"
+
+
+def _describe(
+    model: onnx.ModelProto,
+    lowered: LoweredCapsNet,
+    batch: int | None,
+    checkpoint_sha256: str | None,
+) -> ArtifactMetadata:
+    size = "batch" if batch is None else batch
+    return ArtifactMetadata(
+        toolkit_version=importlib.metadata.version("capsnet-export"),
+        exporter="torch.onnx",
+        versions={
+            name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")
+        },
+        checkpoint_sha256=checkpoint_sha256,
+        config=lowered.config,
+        routing="projected",
+        precision="fp32",
+        inputs=(input_spec(lowered.config, size),),
+        outputs=output_specs(lowered.config, size, lowered.outputs),
+        opset=model.opset_import[0].version,
+        ir_version=model.ir_version,
+    )
+
+
+def _check_interface(model: onnx.ModelProto, metadata: ArtifactMetadata) -> None:
+    """Raise ExportError where the graph's inputs and outputs are not those of the metadata."""
+
+    def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+        return TensorSpec(value.name, dtype, shape)
+
+    found = tuple(spec(value) for value in (*model.graph.input, *model.graph.output))
+    expected = (*metadata.inputs, *metadata.outputs)
+    if found != expected:
+        raise ExportError(f"the exporter gave the graph the interface {found}, expected {expected}")

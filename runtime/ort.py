@@ -1,0 +1,148 @@
+"""Sessions on onnxruntime. Needs neither torch nor onnx."""
+
+import ctypes
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime
+import onnxruntime.capi.onnxruntime_pybind11_state as status
+
+from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
+from capsnet.errors import ArtifactError, DeviceError
+from capsnet.runtime.session import Arrays, Device, Images, Session
+from capsnet.runtime.threads import usable_cpus
+
+__all__ = ["OrtSession"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FATAL = 4  # onnxruntime's log severity: what goes wrong is raised, not logged
+_ERRORS = (
+    status.Fail,
+    status.InvalidArgument,
+    status.InvalidGraph,
+    status.InvalidProtobuf,
+    status.NoSuchFile,
+    status.NotImplemented,
+    status.RuntimeException,
+    RuntimeError,
+)
+
+
+class OrtSession(Session):
+    """An ONNX artifact in onnxruntime.
+
+    Args:
+        path: the ``.onnx`` file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ArtifactError: if onnxruntime cannot load the file, or it is not from this toolkit.
+        DeviceError: if CUDA was asked for and the session would not run there.
+    """
+
+    format = "onnx"
+
+    def __init__(self, path: Path, device: Device) -> None:
+        reason = _why_no_cuda() if device != "cpu" else ""
+        if device == "cuda" and reason:
+            raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
+        self.device = "cpu" if device == "cpu" or reason else "cuda"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = usable_cpus()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
+        if self.device == "cuda":
+            # TF32 rounds float32 inputs to 10 bits: not the same numbers.
+            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except _ERRORS as error:
+            raise ArtifactError(
+                f"onnxruntime cannot load {path}: {_first_line(error)}; the file is truncated, "
+                "damaged, or needs a newer onnxruntime: export it again or upgrade"
+            ) from error
+        document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if document is None:
+            raise ArtifactError(
+                f"{path} is an ONNX file without capsnet metadata: export it with capsnet-export"
+            )
+        try:
+            self.metadata = ArtifactMetadata.from_json(document)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+        self._check_interface(path)
+        if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
+            raise DeviceError(
+                f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
+                "use --device cpu"
+            )
+
+    @property
+    def placement(self) -> Mapping[str, str]:
+        """The execution provider of every node that onnxruntime kept."""
+        return {
+            node.name or f"{node.op_type} (added by onnxruntime)": part.ep_name
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        }
+
+    def _compute(self, images: Images) -> Arrays:
+        names = [spec.name for spec in self.metadata.outputs]
+        try:
+            values = self._session.run(names, {self.metadata.inputs[0].name: images})
+        except _ERRORS as error:
+            raise ArtifactError(
+                f"onnxruntime failed on a batch of {len(images)}: {_first_line(error)}"
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+    def _check_interface(self, path: Path) -> None:
+        """Raise ArtifactError where the graph contradicts the metadata."""
+
+        def spec(value: onnxruntime.NodeArg) -> TensorSpec:
+            dtype = {"tensor(float)": "float32"}.get(value.type, value.type)
+            return TensorSpec(value.name, dtype, tuple(value.shape))
+
+        for side, found, expected in (
+            ("inputs", self._session.get_inputs(), self.metadata.inputs),
+            ("outputs", self._session.get_outputs(), self.metadata.outputs),
+        ):
+            specs = tuple(spec(value) for value in found)
+            if specs != expected:
+                raise ArtifactError(
+                    f"{path}: the metadata contradicts the graph: its {side} are "
+                    f"{_show(specs)}, the metadata says {_show(expected)}; export it again"
+                )
+
+
+def _show(specs: tuple[TensorSpec, ...]) -> str:
+    return "; ".join(
+        f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in specs
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+@functools.cache
+def _why_no_cuda() -> str:
+    """Why onnxruntime cannot use CUDA here; empty where it can.
+
+    onnxruntime drops a provider that fails to load with no more than a log line, so what the
+    provider needs is looked for first.
+    """
+    available = onnxruntime.get_available_providers()
+    if _CUDA not in available:
+        return (
+            f"this onnxruntime has only {', '.join(available)}; "
+            'install the GPU build: pip install "onnxruntime-gpu"'
+        )
+    try:
+        ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+    except OSError:
+        return "there is no NVIDIA driver on this machine (libcuda was not found)"
+    return ""

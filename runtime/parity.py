@@ -1,0 +1,304 @@
+"""Parity: does an artifact compute the same numbers as the model it was exported from?
+
+Three runs are compared. *Golden* is the readable model in float64. *Baseline* is the same model in
+float32, as a user would run it eagerly. The *candidate* is the artifact. What float32 costs the
+baseline is what the candidate may be charged, times a small factor: an error budget that comes from
+the model and the images, not from a tolerance that somebody chose.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.artifact import ArtifactMetadata, Precision
+from capsnet.errors import CapsNetError
+
+__all__ = [
+    "BATCH_SIZES",
+    "BUDGETS",
+    "Budget",
+    "Candidate",
+    "Check",
+    "Errors",
+    "ParityReport",
+    "Reference",
+    "compare",
+]
+
+Array = npt.NDArray[np.floating]
+
+BATCH_SIZES = (1, 2, 3, 7, 64)
+"""Batch sizes that every image is run at; the whole set at once comes on top."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far an artifact may be from the golden results.
+
+    Attributes:
+        factor: multiple of the baseline's own error, for each of max, p99 and RMS.
+        floor: what is allowed in any case, relative to the largest golden value: where the baseline
+            happens to be almost exact, rounding alone must not fail an artifact.
+    """
+
+    factor: float
+    floor: float
+
+
+BUDGETS: Mapping[Precision, Budget] = {"fp32": Budget(factor=4.0, floor=2.0**-23)}
+"""The budget of each precision."""
+
+
+class Candidate(Protocol):
+    """What is judged: an artifact's session."""
+
+    metadata: ArtifactMetadata
+
+    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """Outputs by name."""
+        ...
+
+
+class Reference(Protocol):
+    """What it is judged by: the readable model in some precision."""
+
+    def run(
+        self, images: npt.NDArray[np.float32], outputs: tuple[str, ...]
+    ) -> dict[str, npt.NDArray[np.floating]]:
+        """The named outputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Error of one output against the golden results.
+
+    Attributes:
+        max: largest absolute error of an element.
+        p99: 99th percentile of the absolute errors.
+        rms: root of the mean squared error.
+        relative_rms: the same over the root of the golden mean square.
+        cosine: smallest cosine similarity of an image's output with its golden output.
+        worst_image: index of the image with the largest error.
+    """
+
+    max: float
+    p99: float
+    rms: float
+    relative_rms: float
+    cosine: float
+    worst_image: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One output at one batch size: measured errors against what the budget allows."""
+
+    output: str
+    batch_size: int
+    errors: Errors
+    allowed: Mapping[str, float]
+    passed: bool
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What a comparison found.
+
+    Attributes:
+        images: number of images compared.
+        budget: the tolerances that were applied.
+        baseline: errors of the eager float32 model, by output.
+        checks: the candidate's errors, by output and batch size.
+        agreement: share of images whose class is the golden one, over all batch sizes.
+        flips: images whose class is another one, with the golden gap between the two longest
+            capsules; only a gap below the measured error excuses a flip.
+        accuracy: share of correct classes of golden, baseline and candidate; None without labels.
+        failures: what is wrong, in words; empty when the artifact passes.
+    """
+
+    images: int
+    budget: Budget
+    baseline: Mapping[str, Errors]
+    checks: tuple[Check, ...]
+    agreement: float
+    flips: Mapping[int, float]
+    accuracy: Mapping[str, float] | None
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact computes the same numbers."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**dataclasses.asdict(self), "passed": self.passed}
+
+
+def compare(
+    golden: Reference,
+    baseline: Reference,
+    candidate: Candidate,
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64] | None = None,
+) -> ParityReport:
+    """Judge an artifact on images.
+
+    Args:
+        golden: the readable model in float64.
+        baseline: the readable model in float32.
+        candidate: the artifact.
+        images: float32 ``[n, channels, height, width]``, values 0..1, at least one.
+        labels: the true classes ``[n]``, where they are known.
+
+    Returns:
+        The report; a wrong artifact is a report with failures, not an exception.
+    """
+    names = tuple(spec.name for spec in candidate.metadata.outputs)
+    budget = BUDGETS[candidate.metadata.precision]
+    expected = golden.run(images, names)
+    plain = baseline.run(images, names)
+    same = plain["lengths"].argmax(-1) == expected["lengths"].argmax(-1)
+    own = {name: _errors(expected[name], plain[name], _comparable(name, same)) for name in names}
+    checks: list[Check] = []
+    failures: list[str] = []
+    flips: dict[int, float] = {}
+    predicted: npt.NDArray[np.int64] | None = None
+    for batch_size in _batch_sizes(candidate.metadata, len(images)):
+        where = f"batch {batch_size}"
+        try:
+            found = _run(candidate, images, batch_size)
+        except CapsNetError as error:
+            failures.append(f"{where}: {error}")
+            continue
+        malformed = _malformed(candidate.metadata, found, len(images))
+        if malformed:
+            failures += [f"{where}: {problem}" for problem in malformed]
+            continue
+        predicted = found["lengths"].argmax(-1)
+        same = predicted == expected["lengths"].argmax(-1)
+        for name in names:
+            errors = _errors(expected[name], found[name], _comparable(name, same))
+            check = _judge(name, batch_size, errors, own[name], budget, expected[name])
+            checks.append(check)
+            failures += _excesses(check)
+        limit = checks[-len(names)].errors.max  # of the lengths, which come first
+        for image, gap in _flips(expected["lengths"], same).items():
+            flips[image] = gap
+            if gap >= limit:
+                failures.append(
+                    f"{where}: image {image} changes its class, although the golden gap between "
+                    f"its two longest capsules, {gap:.3g}, is not below the error, {limit:.3g}"
+                )
+    accuracy = None
+    if labels is not None and predicted is not None:
+        classes = {
+            "golden": expected["lengths"].argmax(-1),
+            "baseline": plain["lengths"].argmax(-1),
+        }
+        classes["candidate"] = predicted
+        accuracy = {who: float((found == labels).mean()) for who, found in classes.items()}
+    agreement = 0.0 if predicted is None else 1 - len(flips) / len(images)
+    return ParityReport(
+        len(images), budget, own, tuple(checks), agreement, flips, accuracy, tuple(failures)
+    )
+
+
+def _batch_sizes(metadata: ArtifactMetadata, images: int) -> tuple[int, ...]:
+    fixed = metadata.inputs[0].shape[0]
+    if isinstance(fixed, int):
+        return (fixed,)
+    return (*(size for size in BATCH_SIZES if size < images), images)
+
+
+def _run(
+    candidate: Candidate, images: npt.NDArray[np.float32], batch_size: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    parts = [
+        candidate.run(images[start : start + batch_size])
+        for start in range(0, len(images), batch_size)
+    ]
+    common = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in common}
+
+
+def _malformed(
+    metadata: ArtifactMetadata, found: Mapping[str, npt.NDArray[Any]], images: int
+) -> list[str]:
+    """What is wrong with the outputs before their values matter."""
+    problems = []
+    for spec in metadata.outputs:
+        shape = (images, *spec.shape[1:])
+        if spec.name not in found:
+            problems.append(f"output {spec.name} is missing, there are {', '.join(found)}")
+        elif found[spec.name].dtype != spec.dtype:
+            problems.append(f"{spec.name} is {found[spec.name].dtype}, expected {spec.dtype}")
+        elif found[spec.name].shape != shape:
+            problems.append(
+                f"{spec.name} has shape {list(found[spec.name].shape)}, expected {list(shape)}"
+            )
+        elif not np.isfinite(found[spec.name]).all():
+            bad = ~np.isfinite(found[spec.name]).reshape(images, -1).all(axis=1)
+            problems.append(
+                f"{spec.name} holds NaN or infinity for {int(bad.sum())} of {images} images, "
+                f"first image {int(bad.argmax())}"
+            )
+    return problems
+
+
+def _comparable(name: str, same: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Images to compare: another class decodes another capsule, which the flip accounts for."""
+    return same if name == "reconstruction" else np.ones_like(same)
+
+
+def _errors(golden: Array, found: Array, comparable: npt.NDArray[np.bool_]) -> Errors:
+    indices = np.flatnonzero(comparable)
+    if len(indices) == 0:
+        return Errors(math.inf, math.inf, math.inf, math.inf, -1.0, 0)
+    expected = golden[indices].reshape(len(indices), -1).astype(np.float64)
+    values = found[indices].reshape(len(indices), -1).astype(np.float64)
+    error = np.abs(values - expected)
+    rms = float(np.sqrt(np.mean(error**2)))
+    scale = float(np.sqrt(np.mean(expected**2)))
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(values, axis=1)
+    products = np.sum(expected * values, axis=1)
+    cosine = np.divide(products, norms, out=np.ones_like(norms), where=norms > 0)
+    return Errors(
+        max=float(error.max()),
+        p99=float(np.percentile(error, 99)),
+        rms=rms,
+        relative_rms=rms / scale if scale else rms,
+        cosine=float(cosine.min()),
+        worst_image=int(indices[error.max(axis=1).argmax()]),
+    )
+
+
+def _judge(
+    name: str, batch_size: int, errors: Errors, own: Errors, budget: Budget, golden: Array
+) -> Check:
+    floor = budget.floor * float(np.abs(golden).max())
+    allowed = {key: budget.factor * getattr(own, key) + floor for key in ("max", "p99", "rms")}
+    passed = all(getattr(errors, key) <= limit for key, limit in allowed.items())
+    return Check(name, batch_size, errors, allowed, passed)
+
+
+def _excesses(check: Check) -> list[str]:
+    return [
+        f"batch {check.batch_size}: {check.output}: {key} error {getattr(check.errors, key):.3g} "
+        f"is above the budget of {limit:.3g} (worst image {check.errors.worst_image})"
+        for key, limit in check.allowed.items()
+        if not getattr(check.errors, key) <= limit
+    ]
+
+
+def _flips(golden_lengths: Array, same: npt.NDArray[np.bool_]) -> dict[int, float]:
+    """Images of another class, with the golden gap between their two longest capsules."""
+    second, first = np.sort(golden_lengths[~same], axis=1)[:, -2:].T
+    gaps = dict(zip(np.flatnonzero(~same).tolist(), (first - second).tolist(), strict=True))
+    return {int(image): float(gap) for image, gap in gaps.items()}

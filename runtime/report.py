@@ -1,0 +1,63 @@
+"""Verification documents as tables for a terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["parity_table", "summary_lines"]
+
+
+def parity_table(documents: list[dict[str, Any]]) -> Table:
+    """One row for every output of every artifact: its worst batch size against the baseline.
+
+    Args:
+        documents: what ``verification.verify`` returned.
+
+    Returns:
+        A rich table.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("file", "output", "max error", "baseline's", "ratio", "RMS", "cosine", ""):
+        table.add_column(heading, justify="left" if heading in ("file", "output", "") else "right")
+    for document in documents:
+        parity = document["parity"]
+        for row, (name, own) in enumerate(parity["baseline"].items()):
+            checks = [check for check in parity["checks"] if check["output"] == name]
+            if not checks:
+                continue
+            worst = max(checks, key=lambda check: check["errors"]["max"])
+            errors = worst["errors"]
+            passed = all(check["passed"] for check in checks)
+            table.add_row(
+                document["artifact"]["file"] if row == 0 else "",
+                name,
+                f"{errors['max']:.2e}",
+                f"{own['max']:.2e}",
+                f"{errors['max'] / own['max']:.2f}" if own["max"] else "-",
+                f"{max(check['errors']['rms'] for check in checks):.2e}",
+                f"{min(check['errors']['cosine'] for check in checks):.9f}",
+                "[green]pass[/]" if passed else "[red]FAIL[/]",
+            )
+    return table
+
+
+def summary_lines(document: dict[str, Any]) -> list[str]:
+    """Size, verdict, agreement, accuracy and failures of one artifact, a line each."""
+    artifact = document["artifact"]
+    size = (
+        f"{artifact['file']}: {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {artifact['sha256'][:16]}"
+    )
+    if "parity" not in document:
+        return [f"{size}, [yellow]not verified[/]"]
+    parity = document["parity"]
+    where = ", ".join(f"{count} nodes on {name}" for name, count in document["providers"].items())
+    verdict = "[green]proven[/]" if document["verdict"] == "pass" else "[red]WRONG[/]"
+    lines = [
+        f"{size}, {verdict} on {document['device']} ({where})",
+        f"class agreement {parity['agreement']:.2%} on {parity['images']} images "
+        f"({document['images']['source']}), {len(parity['flips'])} flips",
+    ]
+    if parity["accuracy"] is not None:
+        accuracy = ", ".join(f"{who} {value:.2%}" for who, value in parity["accuracy"].items())
+        lines.append(f"accuracy: {accuracy}")
+    return lines + [f"FAILED {failure}" for failure in parity["failures"]]

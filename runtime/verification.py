@@ -1,0 +1,257 @@
+"""Verification of an artifact file: parity on real images, in a fresh process, certified.
+
+The process that exported a model holds its graph, its weights and its libraries' state; one that
+only reads the file from disk sees what a user will see. ``python -m capsnet.runtime.verification``
+is that process: a request as JSON on its command line, a document as JSON on its standard output.
+"""
+
+import itertools
+import json
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.config import CapsNetConfig
+from capsnet.data import load_split, mnist_test_set
+from capsnet.errors import CapsNetError, DataError, OutputError, ResultError
+from capsnet.files import atomic_path, file_sha256
+from capsnet.runtime.inputs import stream_images
+from capsnet.runtime.parity import compare
+from capsnet.runtime.session import Device, open_session
+
+__all__ = [
+    "Request",
+    "certificate_path",
+    "verify",
+    "verify_in_fresh_process",
+    "write_certificate",
+]
+
+_SCHEMA_VERSION = 1
+_TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow machines need
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to verify.
+
+    Attributes:
+        artifact: the file to judge.
+        checkpoint: the checkpoint it was exported from.
+        images: a file or folder of images, a folder of labelled IDX files, or None for the MNIST
+            test set that comes with the package.
+        samples: how many images to compare, spread evenly over all; None for all of them.
+        device: where to run the artifact.
+    """
+
+    artifact: Path
+    checkpoint: Path
+    images: Path | None = None
+    samples: int | None = None
+    device: Device = "auto"
+
+
+def verify(request: Request) -> dict[str, Any]:
+    """Judge an artifact in this process.
+
+    Args:
+        request: what to verify.
+
+    Returns:
+        The certificate's document: verdict, artifact, environment, images, and the parity report.
+
+    Raises:
+        ArtifactError, CheckpointError, DataError, DeviceError: if something cannot be read or run.
+        ResultError: if the artifact was not exported from this checkpoint.
+    """
+    import torch  # the reference needs it; the process that asks does not
+
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.runtime.eager import EagerModel
+
+    started = time.monotonic()
+    session = open_session(request.artifact, request.device)
+    model = load_checkpoint(request.checkpoint)
+    digest = file_sha256(request.checkpoint)
+    claimed = session.metadata.checkpoint_sha256
+    if claimed not in (None, digest) or session.metadata.config != model.config:
+        raise ResultError(
+            f"{request.artifact} was not exported from {request.checkpoint}: it names a checkpoint "
+            f"with SHA-256 {claimed}, this one has {digest}; give the right one with --checkpoint"
+        )
+    source, images, labels = _load_images(request, model.config, digest)
+    report = compare(
+        EagerModel(model, torch.float64),
+        EagerModel(model, torch.float32),
+        session,
+        images,
+        labels,
+    )
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "verdict": "pass" if report.passed else "fail",
+        "artifact": {
+            "file": request.artifact.name,
+            "bytes": request.artifact.stat().st_size,
+            "sha256": file_sha256(request.artifact),
+            "format": session.format,
+            "metadata": session.metadata.to_dict(),
+        },
+        "checkpoint_sha256": digest,
+        "images": {"source": source, "count": len(images)},
+        "device": session.device,
+        "providers": session.providers(),
+        "environment": _environment(),
+        "parity": report.to_dict(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def verify_in_fresh_process(request: Request) -> dict[str, Any]:
+    """Judge an artifact in a process of its own, which shares nothing with this one.
+
+    Args:
+        request: what to verify.
+
+    Returns:
+        The document of :func:`verify`.
+
+    Raises:
+        CapsNetError: what :func:`verify` raises there, with its exit code.
+        ResultError: if the process crashes, hangs, or gives no verdict.
+    """
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(request).items()}
+    command = [sys.executable, "-m", "capsnet.runtime.verification", json.dumps(values)]
+    timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
+    try:
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ResultError(
+            f"verification of {request.artifact} hung: no verdict within {timeout:.0f} s"
+        ) from error
+    try:
+        answer = json.loads(child.stdout)
+        if "error" in answer:
+            raise _rebuild_error(answer)
+        if answer["verdict"] in ("pass", "fail"):
+            return dict(answer)
+    except (ValueError, KeyError, TypeError):
+        pass
+    last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
+    raise ResultError(
+        f"verification of {request.artifact} crashed: its process ended with code "
+        f"{child.returncode} and no verdict; it said last: {last}"
+    )
+
+
+def certificate_path(artifact: Path) -> Path:
+    """The certificate's place beside the artifact."""
+    return artifact.with_name(artifact.name + ".parity.json")
+
+
+def write_certificate(document: dict[str, Any], artifact: Path) -> Path:
+    """Write the certificate beside the artifact.
+
+    Args:
+        document: what :func:`verify` returned for these bytes.
+        artifact: the file that it belongs to.
+
+    Returns:
+        The certificate's path.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    target = certificate_path(artifact)
+    named = {**document, "artifact": {**document["artifact"], "file": artifact.name}}
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+    return target
+
+
+def _load_images(
+    request: Request, config: CapsNetConfig, checkpoint_sha256: str
+) -> tuple[str, npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
+    """Where the images are from, the images, and their labels where they are known."""
+    from capsnet.checkpoint import BUNDLED_CHECKPOINT
+
+    labels = None
+    if request.images is None:
+        if config.image_shape != (1, 28, 28):
+            raise DataError(
+                f"the network takes {list(config.image_shape)} images, so the bundled MNIST images "
+                "do not fit it: give images with --images"
+            )
+        source = "MNIST test set"
+        pixels, classes = mnist_test_set()
+        # MNIST's labels mean something only to the model that was trained on them.
+        if checkpoint_sha256 == file_sha256(BUNDLED_CHECKPOINT):
+            labels = classes
+    elif request.images.is_dir() and any(request.images.glob("t10k-images-idx3-ubyte*")):
+        source = f"{request.images.name}: t10k split"
+        pixels, labels = load_split(request.images, "t10k")
+    else:
+        source = request.images.name
+        stream = (image for _, image in stream_images([request.images], config.image_shape))
+        loaded = list(itertools.islice(stream, request.samples))
+        if not loaded:
+            raise DataError(f"{request.images} holds no images; give at least one")
+        return source, np.stack(loaded), None
+    if pixels.shape[1:] != config.image_shape:
+        raise DataError(
+            f"{source}: the images are {list(pixels.shape[1:])}, "
+            f"the network takes {list(config.image_shape)}"
+        )
+    count = min(request.samples or len(pixels), len(pixels))
+    chosen = np.arange(count) * len(pixels) // count
+    images = pixels[chosen].astype(np.float32) / np.float32(255)
+    return source, images, None if labels is None else labels[chosen]
+
+
+def _environment() -> dict[str, str]:
+    names = ("capsnet-export", "torch", "numpy")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: version(name) for name in names},
+        "onnxruntime": _onnxruntime_version(),
+    }
+
+
+def _onnxruntime_version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _rebuild_error(answer: dict[str, Any]) -> CapsNetError:
+    kinds = {kind.__name__: kind for kind in CapsNetError.__subclasses__()}
+    return kinds.get(answer["kind"], OutputError)(answer["error"])
+
+
+def _main(argument: str) -> None:
+    values = json.loads(argument)
+    paths = {
+        name: None if values[name] is None else Path(values[name])
+        for name in ("artifact", "checkpoint", "images")
+    }
+    request = Request(**{**values, **paths})
+    try:
+        answer = verify(request)
+    except CapsNetError as error:
+        answer = {"error": str(error), "kind": type(error).__name__}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
