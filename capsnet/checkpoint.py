@@ -147,7 +147,8 @@ def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
             f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
             "state_dict of readable_capsnet that holds only tensors"
         ) from error
-    encoder, decoder = content, dict[str, Tensor]()
+    encoder: Any = content
+    decoder: Any = {}
     if isinstance(content, dict) and "encoder" in content:
         encoder, decoder = content["encoder"], content.get("decoder")
         decoder = {} if decoder is None else decoder

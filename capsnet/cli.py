@@ -1,6 +1,7 @@
 """The command line. Only here do export and runtime meet; what loads slowly is imported late."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import sys
@@ -26,7 +27,12 @@ __all__ = ["cli", "export_main", "main"]
 
 _INTERRUPTED = 130
 _ENVIRONMENT = 3
-_DEFAULT_FILES = {"onnx": "capsnet.onnx"}
+_FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
+_DEFAULT_FILES = {
+    "onnx": "capsnet.onnx",
+    "torchscript": "capsnet.torchscript.pt",
+    "pt2": "capsnet.pt2",
+}
 _PRESETS = ("mnist", "cifar10", "tiny")
 
 _T = TypeVar("_T")
@@ -61,7 +67,10 @@ class _Report:
         """Standard output, unless that carries the JSON."""
         from rich.console import Console
 
-        return Console(stderr=self._target == "-", highlight=False, soft_wrap=True)
+        console = Console(stderr=self._target == "-", highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
+        return console
 
     def write_json(self, document: Any) -> None:
         """Everything that the command found, where JSON was asked for."""
@@ -115,6 +124,37 @@ _samples = click.option(
 )
 
 
+def _judging(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what verification needs to know."""
+
+    @_images
+    @_samples
+    @click.option("--atol", type=click.FloatRange(min=0), help="Own limit on the errors: absolute.")
+    @click.option("--rtol", type=click.FloatRange(min=0), help="And relative to the largest value.")
+    @click.option(
+        "--report", "page", type=_FILE, metavar="FILE.html", help="Write a page for a person."
+    )
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        from capsnet.runtime.parity import Tolerance
+        from capsnet.runtime.verification import Request
+
+        atol, rtol = options.pop("atol"), options.pop("rtol")
+        tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+        request = Request(
+            artifact=options.pop("artifact", Path()),
+            checkpoint=_checkpoint_or_default(options.pop("checkpoint")),
+            images=options.pop("images"),
+            samples=options.pop("samples"),
+            device=options.pop("device"),
+            tolerance=tolerance,
+            details=options["page"] is not None,
+        )
+        function(request=request, **options)
+
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="capsnet-export", prog_name="capsnet")
 def cli() -> None:
@@ -149,21 +189,18 @@ def cli() -> None:
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
 )
-@_images
-@_samples
+@_judging
 @_reporting
 def export_command(
     report: _Report,
+    request: "Request",
     formats: tuple[str, ...],
-    checkpoint: Path | None,
     output: Path | None,
     batch: int | None,
     opset: int,
     reconstruction: bool,
-    device: "Device",
     verified: bool,
-    images: Path | None,
-    samples: int | None,
+    page: Path | None,
 ) -> None:
     """Export a trained network, and prove that the file computes the same numbers.
 
@@ -171,34 +208,42 @@ def export_command(
     certificate, FILE.parity.json, appears beside it.
     """
     from capsnet.checkpoint import load_checkpoint
+    from capsnet.export.exported_program import to_exported_program
     from capsnet.export.lower import lower
     from capsnet.export.onnx import to_onnx
+    from capsnet.export.torchscript import to_torchscript
     from capsnet.files import atomic_path, file_sha256
-    from capsnet.runtime.verification import Request, write_certificate
+    from capsnet.runtime.certificate import write_certificate
 
+    if page is not None and not verified:
+        raise click.UsageError("--report shows a verification: it does not go with --no-verify")
+    exporters: dict[str, Callable[..., ArtifactMetadata]] = {
+        "onnx": functools.partial(to_onnx, opset=opset),
+        "torchscript": to_torchscript,
+        "pt2": to_exported_program,
+    }
     started = time.monotonic()
-    source = _checkpoint_or_default(checkpoint)
     targets = _targets(formats, output)
-    lowered = lower(load_checkpoint(source), reconstruction=reconstruction)
-    digest = file_sha256(source)
+    lowered = lower(load_checkpoint(request.checkpoint), reconstruction=reconstruction)
+    digest = file_sha256(request.checkpoint)
     documents = []
     for name, target in targets.items():
         with contextlib.suppress(_NotProvenError), atomic_path(target) as temporary:
             with report.console.status(f"exporting {target.name}"):
-                metadata = to_onnx(
-                    lowered, temporary, batch=batch, opset=opset, checkpoint_sha256=digest
+                metadata = exporters[name](
+                    lowered, temporary, batch=batch, checkpoint_sha256=digest
                 )
             if verified:
-                document = _verify(
-                    Request(temporary, source, images, samples, device), target.name, report
-                )
+                asked = dataclasses.replace(request, artifact=temporary)
+                document = _verify(asked, target.name, report)
             else:
                 document = _unverified(name, target.name, temporary, metadata)
             documents.append(document)
             if document["verdict"] == "fail":
                 raise _NotProvenError  # so that the file does not appear
-        if documents[-1]["verdict"] == "pass":
-            write_certificate(documents[-1], target)
+        if document["verdict"] == "pass":
+            write_certificate(document, target)
+    _write_page(documents, page)
     seconds = round(time.monotonic() - started, 2)
     report.write_json({"artifacts": documents, "seconds": seconds})
     _print_verdicts(documents, report)
@@ -209,29 +254,31 @@ def export_command(
 @cli.command("verify")
 @click.argument("artifact", type=_FILE)
 @_checkpoint
-@_images
-@_samples
 @_device
+@_judging
+@click.option("--locate", is_flag=True, help="When it fails, find the first stage that is wrong.")
 @click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
 @_reporting
 def verify_command(
     report: _Report,
-    artifact: Path,
-    checkpoint: Path | None,
-    images: Path | None,
-    samples: int | None,
-    device: "Device",
+    request: "Request",
+    locate: bool,
     in_process: bool,
+    page: Path | None,
 ) -> None:
     """Prove again that an artifact computes the same numbers as its checkpoint.
 
     Writes the certificate ARTIFACT.parity.json, whatever the verdict.
     """
-    from capsnet.runtime.verification import Request, verify, write_certificate
+    from capsnet.runtime.certificate import write_certificate
+    from capsnet.runtime.verification import verify
 
-    request = Request(artifact, _checkpoint_or_default(checkpoint), images, samples, device)
+    artifact = request.artifact
     document = verify(request) if in_process else _verify(request, artifact.name, report)
+    if locate and document["verdict"] == "fail":
+        document["stages"] = _locate(request, document["artifact"]["format"])
     write_certificate(document, artifact)
+    _write_page([document], page)
     report.write_json(document)
     _print_verdicts([document], report)
     _raise_unless_passed([document], "do not use this file; export it again")
@@ -275,6 +322,7 @@ def inspect_command(report: _Report, artifact: Path, device: "Device") -> None:
     show_default=True,
     help="Comma-separated values, or one JSON object a line.",
 )
+@click.option("--certified", is_flag=True, help="Refuse an artifact that is not proven.")
 @_device
 @_reporting
 def predict_command(
@@ -283,6 +331,7 @@ def predict_command(
     inputs: tuple[Path, ...],
     output: Path | None,
     output_format: str,
+    certified: bool,
     device: "Device",
 ) -> None:
     """Classify images: PNG, JPEG, folders of them, .npy, .npz and IDX files.
@@ -296,18 +345,21 @@ def predict_command(
     from capsnet.runtime.session import open_session
 
     write = {"csv": write_csv, "jsonl": write_jsonl}[output_format]
-    session = open_session(artifact, device)
+    session = open_session(artifact, device, require_certificate=certified)
+    for note in session.notes:
+        click.echo(f"note: {note}", err=True)
     image_shape = session.metadata.config.image_shape
-    images = stream_images(inputs, image_shape)
+    images = _with_progress_bar(
+        stream_images(inputs, image_shape), count_images(inputs, image_shape), "predicting"
+    )
     if output is None:
         count = write(predict(session, images), sys.stdout)
     else:
-        watched = _with_progress_bar(images, count_images(inputs, image_shape), "predicting")
         with (
             atomic_path(output) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as f,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
-            count = write(predict(session, watched), f)
+            count = write(predict(session, images), file)
         report.console.print(f"{count} predictions in {output}")
     report.write_json({"artifact": artifact.name, "device": session.device, "predictions": count})
 
@@ -447,6 +499,44 @@ def _verify(request: "Request", name: str, report: _Report) -> dict[str, Any]:
     return document
 
 
+def _locate(request: "Request", artifact_format: str) -> list[dict[str, Any]]:
+    """Judge every stage: of the graph for ONNX, of the lowered module for torch's formats."""
+    import torch
+
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.export.lower import lower
+    from capsnet.files import file_sha256
+    from capsnet.runtime.locate import locate, onnx_stages
+    from capsnet.runtime.session import open_session
+    from capsnet.runtime.verification import load_images
+
+    model = load_checkpoint(request.checkpoint)
+    metadata = open_session(request.artifact, "cpu").metadata
+    batch = metadata.inputs[0].shape[0]
+    few = dataclasses.replace(request, samples=batch if isinstance(batch, int) else 8)
+    _, images, _ = load_images(few, model.config, file_sha256(request.checkpoint))
+    if artifact_format == "onnx":
+        found = onnx_stages(request.artifact, images)
+    else:
+        lowered = lower(model, reconstruction=len(metadata.outputs) == 3)
+        stages = lowered.stages(torch.from_numpy(images))
+        found = {name: stage.numpy() for name, stage in stages.items()}
+    return [dataclasses.asdict(stage) for stage in locate(model, found, images)]
+
+
+def _write_page(documents: list[dict[str, Any]], page: Path | None) -> None:
+    """Write the report page where one was asked for; its details go nowhere else."""
+    from capsnet.files import atomic_path
+
+    if page is not None:
+        from capsnet.runtime.html_report import render
+
+        with atomic_path(page) as temporary:
+            temporary.write_text(render(documents), encoding="utf-8")
+    for document in documents:
+        document.pop("details", None)
+
+
 def _unverified(name: str, file: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
     from capsnet.files import file_sha256
 
@@ -463,7 +553,7 @@ def _unverified(name: str, file: str, path: Path, metadata: "ArtifactMetadata") 
 
 
 def _print_verdicts(documents: list[dict[str, Any]], report: _Report) -> None:
-    from capsnet.runtime.report import parity_table, summary_lines
+    from capsnet.runtime.report import parity_table, stage_lines, summary_lines
 
     verified = [document for document in documents if "parity" in document]
     if verified:
@@ -471,6 +561,8 @@ def _print_verdicts(documents: list[dict[str, Any]], report: _Report) -> None:
     for document in documents:
         for line in summary_lines(document):
             report.console.print(line)
+        if "stages" in document:
+            report.console.print(stage_lines(document["stages"]))
 
 
 def _raise_unless_passed(documents: list[dict[str, Any]], advice: str) -> None:

@@ -49,10 +49,8 @@ def projected_routing(
     Returns:
         Output capsules ``[batch, out_capsules, out_dim]``.
     """
-    out_capsules, _, out_dim = weight.shape
-    in_dim = capsules.shape[1]
-    uniform = rearrange(weight, "o di h -> di (o h)") / out_capsules
-    inputs = (capsules.flatten(1) @ uniform).unflatten(1, (out_capsules, out_dim)).movedim(1, 0)
+    in_dim, out_capsules = capsules.shape[1], weight.shape[0]
+    inputs = (capsules.flatten(1) / out_capsules) @ weight
     outputs = squash_along(inputs, -1)
     on_iteration(inputs, outputs)
     total = outputs

@@ -5,6 +5,8 @@ into weights, channels are laid out so that no transpose is left between the con
 routing, and the routing is unrolled in one of the forms of ``capsnet.dense``.
 """
 
+import copy
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class LoweredCapsNet(nn.Module):
             if index == 0:
                 weight = rearrange(weight, "(hw g) d o h -> (g hw) d o h", g=config.primary_groups)
             self.register_buffer(f"layer{index}", pack_weight(weight).contiguous())
-        self.decoder = model.decoder if reconstruction else None
+        self.decoder = copy.deepcopy(model.decoder) if reconstruction else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images ``[batch, channels, height, width]`` to the artifact's outputs, in order."""

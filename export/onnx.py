@@ -1,7 +1,6 @@
 """Export to ONNX: one self-describing file, byte-identical on repetition."""
 
 import contextlib
-import importlib.metadata
 import logging
 import warnings
 from collections import Counter
@@ -17,10 +16,9 @@ from capsnet.artifact import (
     METADATA_KEY,
     ArtifactMetadata,
     TensorSpec,
-    input_spec,
-    output_specs,
 )
 from capsnet.errors import ExportError
+from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "to_onnx"]
@@ -30,8 +28,6 @@ OPSETS = range(18, 24)
 
 DEFAULT_OPSET = 18
 """The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
-
-_TRACE_BATCH = 2  # a batch of 1 would be taken for a constant
 
 
 class _Stages(nn.Module):
@@ -74,12 +70,20 @@ def to_onnx(
             outputs.
     """
     try:
-        image = torch.zeros(batch or _TRACE_BATCH, *lowered.config.image_shape)
+        image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
         stages = list(lowered.stages(image))
         model = _export(lowered, image, stages, dynamic=batch is None, opset=opset)
         _keep_only_computation(model, lowered.outputs)
         _name_nodes_by_stage(model.graph, stages)
-        metadata = _describe(model, lowered, batch, checkpoint_sha256)
+        metadata = describe(
+            lowered,
+            exporter="torch.onnx",
+            libraries=("torch", "onnx", "onnxscript"),
+            batch=batch,
+            checkpoint_sha256=checkpoint_sha256,
+            opset=model.opset_import[0].version,
+            ir_version=model.ir_version,
+        )
         onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -166,30 +170,6 @@ def _name_nodes_by_stage(graph: onnx.GraphProto, stages: list[str]) -> None:
         name = f"{stage_of[node.output[0]]}/{node.op_type}"
         count[name] += 1
         node.name = name if count[name] == 1 else f"{name}_{count[name]}"
-
-
-def _describe(
-    model: onnx.ModelProto,
-    lowered: LoweredCapsNet,
-    batch: int | None,
-    checkpoint_sha256: str | None,
-) -> ArtifactMetadata:
-    size = "batch" if batch is None else batch
-    return ArtifactMetadata(
-        toolkit_version=importlib.metadata.version("capsnet-export"),
-        exporter="torch.onnx",
-        versions={
-            name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")
-        },
-        checkpoint_sha256=checkpoint_sha256,
-        config=lowered.config,
-        routing="projected",
-        precision="fp32",
-        inputs=(input_spec(lowered.config, size),),
-        outputs=output_specs(lowered.config, size, lowered.outputs),
-        opset=model.opset_import[0].version,
-        ir_version=model.ir_version,
-    )
 
 
 def _check_interface(model: onnx.ModelProto, metadata: ArtifactMetadata) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,6 +75,7 @@ class OrtSession(Session):
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
         self._check_interface(path)
+        self._check_iterations(path)
         if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
             raise DeviceError(
                 f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
@@ -88,6 +90,15 @@ class OrtSession(Session):
             for part in self._session.get_provider_graph_assignment_info()
             for node in part.get_nodes()
         }
+
+    @property
+    def operators(self) -> Mapping[str, int]:
+        """Operator types of the nodes that onnxruntime kept."""
+        return Counter(
+            node.op_type
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        )
 
     def _compute(self, images: Images) -> Arrays:
         names = [spec.name for spec in self.metadata.outputs]

@@ -27,7 +27,10 @@ __all__ = [
     "Errors",
     "ParityReport",
     "Reference",
+    "Tolerance",
     "compare",
+    "malformed",
+    "measure",
 ]
 
 Array = npt.NDArray[np.floating]
@@ -48,6 +51,17 @@ class Budget:
 
     factor: float
     floor: float
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A user's own limit: ``atol + rtol * |golden|max``, for max, p99 and RMS alike.
+
+    Below the budget it tightens it. Above, it overrides it, which the report records.
+    """
+
+    atol: float = 0.0
+    rtol: float = 0.0
 
 
 BUDGETS: Mapping[Precision, Budget] = {"fp32": Budget(factor=4.0, floor=2.0**-23)}
@@ -103,6 +117,7 @@ class Check:
     batch_size: int
     errors: Errors
     allowed: Mapping[str, float]
+    overridden: bool
     passed: bool
 
 
@@ -113,6 +128,8 @@ class ParityReport:
     Attributes:
         images: number of images compared.
         budget: the tolerances that were applied.
+        tolerance: the user's own limit, if there was one.
+        overridden: whether that limit was looser than the budget anywhere.
         baseline: errors of the eager float32 model, by output.
         checks: the candidate's errors, by output and batch size.
         agreement: share of images whose class is the golden one, over all batch sizes.
@@ -124,6 +141,8 @@ class ParityReport:
 
     images: int
     budget: Budget
+    tolerance: Tolerance | None
+    overridden: bool
     baseline: Mapping[str, Errors]
     checks: tuple[Check, ...]
     agreement: float
@@ -147,6 +166,7 @@ def compare(
     candidate: Candidate,
     images: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> ParityReport:
     """Judge an artifact on images.
 
@@ -156,6 +176,7 @@ def compare(
         candidate: the artifact.
         images: float32 ``[n, channels, height, width]``, values 0..1, at least one.
         labels: the true classes ``[n]``, where they are known.
+        tolerance: a limit of the user's own.
 
     Returns:
         The report; a wrong artifact is a report with failures, not an exception.
@@ -177,15 +198,15 @@ def compare(
         except CapsNetError as error:
             failures.append(f"{where}: {error}")
             continue
-        malformed = _malformed(candidate.metadata, found, len(images))
-        if malformed:
-            failures += [f"{where}: {problem}" for problem in malformed]
+        problems = malformed(candidate.metadata, found, len(images))
+        if problems:
+            failures += [f"{where}: {problem}" for problem in problems]
             continue
         predicted = found["lengths"].argmax(-1)
         same = predicted == expected["lengths"].argmax(-1)
         for name in names:
             errors = _errors(expected[name], found[name], _comparable(name, same))
-            check = _judge(name, batch_size, errors, own[name], budget, expected[name])
+            check = _judge(name, batch_size, errors, own[name], budget, expected[name], tolerance)
             checks.append(check)
             failures += _excesses(check)
         limit = checks[-len(names)].errors.max  # of the lengths, which come first
@@ -201,13 +222,29 @@ def compare(
         classes = {
             "golden": expected["lengths"].argmax(-1),
             "baseline": plain["lengths"].argmax(-1),
+            "candidate": predicted,
         }
-        classes["candidate"] = predicted
         accuracy = {who: float((found == labels).mean()) for who, found in classes.items()}
+    overridden = any(check.overridden for check in checks)
     agreement = 0.0 if predicted is None else 1 - len(flips) / len(images)
     return ParityReport(
-        len(images), budget, own, tuple(checks), agreement, flips, accuracy, tuple(failures)
+        images=len(images),
+        budget=budget,
+        tolerance=tolerance,
+        overridden=overridden,
+        baseline=own,
+        checks=tuple(checks),
+        agreement=agreement,
+        flips=flips,
+        accuracy=accuracy,
+        failures=tuple(failures),
     )
+
+
+def measure(golden: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str, Errors]:
+    """Errors of every golden output, over all images."""
+    every = np.ones(len(golden["lengths"]), bool)
+    return {name: _errors(values, found[name], every) for name, values in golden.items()}
 
 
 def _batch_sizes(metadata: ArtifactMetadata, images: int) -> tuple[int, ...]:
@@ -228,10 +265,19 @@ def _run(
     return {name: np.concatenate([part[name] for part in parts]) for name in common}
 
 
-def _malformed(
+def malformed(
     metadata: ArtifactMetadata, found: Mapping[str, npt.NDArray[Any]], images: int
 ) -> list[str]:
-    """What is wrong with the outputs before their values matter."""
+    """What is wrong with outputs before their values matter: names, dtypes, shapes, NaN, infinity.
+
+    Args:
+        metadata: of the artifact.
+        found: its outputs, for ``images`` images.
+        images: how many images it was given.
+
+    Returns:
+        The problems in words, none when the outputs are well formed.
+    """
     problems = []
     for spec in metadata.outputs:
         shape = (images, *spec.shape[1:])
@@ -280,12 +326,26 @@ def _errors(golden: Array, found: Array, comparable: npt.NDArray[np.bool_]) -> E
 
 
 def _judge(
-    name: str, batch_size: int, errors: Errors, own: Errors, budget: Budget, golden: Array
+    name: str,
+    batch_size: int,
+    errors: Errors,
+    own: Errors,
+    budget: Budget,
+    golden: Array,
+    tolerance: Tolerance | None,
 ) -> Check:
-    floor = budget.floor * float(np.abs(golden).max())
-    allowed = {key: budget.factor * getattr(own, key) + floor for key in ("max", "p99", "rms")}
+    largest = float(np.abs(golden).max())
+    allowed = {
+        key: budget.factor * getattr(own, key) + budget.floor * largest
+        for key in ("max", "p99", "rms")
+    }
+    overridden = False
+    if tolerance is not None:
+        limit = tolerance.atol + tolerance.rtol * largest
+        overridden = limit > allowed["max"]
+        allowed = {key: limit if overridden else min(limit, allowed[key]) for key in allowed}
     passed = all(getattr(errors, key) <= limit for key, limit in allowed.items())
-    return Check(name, batch_size, errors, allowed, passed)
+    return Check(name, batch_size, errors, allowed, overridden, passed)
 
 
 def _excesses(check: Check) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["parity_table", "summary_lines"]
+__all__ = ["parity_table", "stage_lines", "summary_lines"]
 
 
 def parity_table(documents: list[dict[str, Any]]) -> Table:
@@ -60,4 +60,24 @@ def summary_lines(document: dict[str, Any]) -> list[str]:
     if parity["accuracy"] is not None:
         accuracy = ", ".join(f"{who} {value:.2%}" for who, value in parity["accuracy"].items())
         lines.append(f"accuracy: {accuracy}")
-    return lines + [f"FAILED {failure}" for failure in parity["failures"]]
+    hard = document["hard_inputs"]
+    survived = sum(not result["failures"] for result in hard)
+    lines.append(f"hard inputs: {survived} of {len(hard)} passed")
+    if parity["overridden"]:
+        lines.append("[yellow]the error budget was overridden by --atol/--rtol[/]")
+    failures = [*parity["failures"], *(f for result in hard for f in result["failures"])]
+    return lines + [f"[red]FAILED[/] {failure}" for failure in failures]
+
+
+def stage_lines(stages: list[dict[str, Any]]) -> str:
+    """The stages in order up to the first that is wrong, and where the fault is."""
+    lines = []
+    for stage in stages:
+        error = "missing" if stage["error"] is None else f"{stage['error']:.2e}"
+        verdict = "[green]pass[/]" if stage["passed"] else "[red]FAIL[/]"
+        lines.append(f"  {stage['name']:30} {error:>9} of {stage['allowed']:.2e}  {verdict}")
+        if not stage["passed"]:
+            return "\n".join([*lines, f"the fault is in stage [bold]{stage['name']}[/]"])
+    return "\n".join(
+        [*lines, "every stage is right: the fault is in how the file was written or is run"]
+    )

@@ -1,5 +1,6 @@
 """One way to run every artifact: images in, named arrays out, on the device that was asked for."""
 
+import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ArtifactError, DataError
+from capsnet.runtime import certificate
 
 __all__ = ["Arrays", "Device", "Images", "Session", "artifact_format", "open_session"]
 
@@ -18,24 +20,33 @@ Device = Literal["auto", "cpu", "cuda"]
 Images = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.float32]]
 
+_EXPONENTIALS = {"Exp", "aten::exp", "aten.exp.default"}
+
 
 class Session(ABC):
     """An opened artifact.
 
     Attributes:
-        format: ``"onnx"``.
+        format: ``"onnx"``, ``"torchscript"`` or ``"pt2"``.
         device: where it really runs, ``"cpu"`` or ``"cuda"``.
         metadata: what the artifact says about itself.
+        notes: where this environment differs from that of the certificate that was required.
     """
 
     format: str
     device: str
     metadata: ArtifactMetadata
+    notes: tuple[str, ...] = ()
 
     @property
     @abstractmethod
     def placement(self) -> Mapping[str, str]:
         """The provider (or device) that each node of the graph runs on."""
+
+    @property
+    @abstractmethod
+    def operators(self) -> Mapping[str, int]:
+        """How often each operator occurs in the graph."""
 
     @abstractmethod
     def _compute(self, images: Images) -> Arrays:
@@ -76,6 +87,20 @@ class Session(ABC):
             name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
         }
 
+    def _check_iterations(self, path: Path) -> None:
+        """Raise ArtifactError where the graph unrolls other iterations than the metadata says.
+
+        Every iteration but the first takes one exponential, for the coupling.
+        """
+        found = sum(n for name, n in self.operators.items() if name in _EXPONENTIALS)
+        expected = sum(iterations - 1 for iterations in self.metadata.routing_iterations)
+        if found != expected:
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph: routing iterations "
+                f"{list(self.metadata.routing_iterations)} need {expected} exponentials, the graph "
+                f"has {found}; export it again"
+            )
+
     def providers(self) -> dict[str, int]:
         """How many nodes each provider runs."""
         return dict(Counter(self.placement.values()))
@@ -90,32 +115,68 @@ def artifact_format(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(8)
+        # An ONNX file is a protocol buffer whose first field is the IR version, a small varint.
+        if len(head) == 8 and head[0] == 0x08 and head[1] < 0x80:
+            return "onnx"
+        if head[:2] == b"PK":
+            # torch's archives keep everything in one folder, whose name means nothing.
+            with zipfile.ZipFile(path) as archive:
+                records = {name.partition("/")[2] for name in archive.namelist()}
+            if "archive_format" in records:
+                return "pt2"
+            if "constants.pkl" in records:
+                return "torchscript"
+            what = "is a zip archive of another kind"
+            if "data.pkl" in records:
+                what = "holds pickled PyTorch objects, which are never executed"
+        else:
+            what = f"starts with {head[:4].hex(' ')}" if head else "is empty"
     except OSError as error:
         raise ArtifactError(
             f"cannot read {path}: {error.strerror}; give an artifact that capsnet-export wrote"
         ) from error
-    # An ONNX file is a protocol buffer whose first field is the IR version, a small varint.
-    if len(head) == 8 and head[0] == 0x08 and head[1] < 0x80:
-        return "onnx"
-    what = "is empty" if not head else f"starts with {head[:4].hex(' ')}"
-    raise ArtifactError(f"{path} is not an ONNX artifact: it {what}; export it with capsnet-export")
+    except zipfile.BadZipFile as error:
+        raise ArtifactError(f"{path} is truncated or damaged: {error}; export it again") from error
+    raise ArtifactError(
+        f"{path} is neither ONNX, TorchScript nor a torch.export archive: it {what}; "
+        "export it with capsnet-export"
+    )
 
 
-def open_session(path: Path, device: Device = "auto") -> Session:
+def open_session(
+    path: Path, device: Device = "auto", *, require_certificate: bool = False
+) -> Session:
     """Open an exported artifact.
 
     Args:
         path: the artifact; its format is recognised by content.
         device: ``"auto"`` takes CUDA where it works, else the CPU; the others insist.
+        require_certificate: refuse a file that is not proven by the certificate beside it.
 
     Returns:
-        The session.
+        The session; its ``notes`` say where this environment differs from the one of the proof.
 
     Raises:
-        ArtifactError: if the file is not an artifact of this toolkit, or is damaged.
+        ArtifactError: if the file is not an artifact of this toolkit, or is damaged, or its
+            certificate is missing or belongs to other bytes.
+        ResultError: if its certificate says that it is wrong.
         DeviceError: if the device that was asked for is not there.
     """
-    artifact_format(path)
-    from capsnet.runtime.ort import OrtSession  # only the backend that is needed is imported
+    notes = certificate.require_certificate(path) if require_certificate else ()
+    # Only the backend that is needed is imported: onnxruntime needs no torch, and the reverse.
+    session: Session
+    match artifact_format(path):
+        case "onnx":
+            from capsnet.runtime.ort import OrtSession
 
-    return OrtSession(path, device)
+            session = OrtSession(path, device)
+        case "torchscript":
+            from capsnet.runtime.torchscript import TorchScriptSession
+
+            session = TorchScriptSession(path, device)
+        case _:
+            from capsnet.runtime.exported_program import ExportedProgramSession
+
+            session = ExportedProgramSession(path, device)
+    session.notes = notes
+    return session

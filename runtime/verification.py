@@ -5,14 +5,13 @@ only reads the file from disk sees what a user will see. ``python -m capsnet.run
 is that process: a request as JSON on its command line, a document as JSON on its standard output.
 """
 
+import dataclasses
 import itertools
 import json
-import platform
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,21 @@ import numpy.typing as npt
 from capsnet.config import CapsNetConfig
 from capsnet.data import load_split, mnist_test_set
 from capsnet.errors import CapsNetError, DataError, OutputError, ResultError
-from capsnet.files import atomic_path, file_sha256
+from capsnet.files import file_sha256
+from capsnet.runtime.certificate import SCHEMA_VERSION, environment
+from capsnet.runtime.details import collect_details
+from capsnet.runtime.hard_inputs import check_hard_inputs
 from capsnet.runtime.inputs import stream_images
-from capsnet.runtime.parity import compare
+from capsnet.runtime.parity import Tolerance, compare
 from capsnet.runtime.session import Device, open_session
 
 __all__ = [
     "Request",
-    "certificate_path",
+    "load_images",
     "verify",
     "verify_in_fresh_process",
-    "write_certificate",
 ]
 
-_SCHEMA_VERSION = 1
 _TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow machines need
 
 
@@ -50,6 +50,8 @@ class Request:
             test set that comes with the package.
         samples: how many images to compare, spread evenly over all; None for all of them.
         device: where to run the artifact.
+        tolerance: a limit of the user's own on the errors.
+        details: add what the report page draws: error histograms and the worst images.
     """
 
     artifact: Path
@@ -57,6 +59,8 @@ class Request:
     images: Path | None = None
     samples: int | None = None
     device: Device = "auto"
+    tolerance: Tolerance | None = None
+    details: bool = False
 
 
 def verify(request: Request) -> dict[str, Any]:
@@ -87,17 +91,13 @@ def verify(request: Request) -> dict[str, Any]:
             f"{request.artifact} was not exported from {request.checkpoint}: it names a checkpoint "
             f"with SHA-256 {claimed}, this one has {digest}; give the right one with --checkpoint"
         )
-    source, images, labels = _load_images(request, model.config, digest)
-    report = compare(
-        EagerModel(model, torch.float64),
-        EagerModel(model, torch.float32),
-        session,
-        images,
-        labels,
-    )
-    return {
-        "schema_version": _SCHEMA_VERSION,
-        "verdict": "pass" if report.passed else "fail",
+    source, images, labels = load_images(request, model.config, digest)
+    golden, baseline = EagerModel(model, torch.float64), EagerModel(model, torch.float32)
+    parity = compare(golden, baseline, session, images, labels, request.tolerance)
+    hard = check_hard_inputs(golden, baseline, session, images)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": "pass" if parity.passed and not any(h.failures for h in hard) else "fail",
         "artifact": {
             "file": request.artifact.name,
             "bytes": request.artifact.stat().st_size,
@@ -109,10 +109,13 @@ def verify(request: Request) -> dict[str, Any]:
         "images": {"source": source, "count": len(images)},
         "device": session.device,
         "providers": session.providers(),
-        "environment": _environment(),
-        "parity": report.to_dict(),
-        "seconds": round(time.monotonic() - started, 2),
+        "environment": environment(),
+        "parity": parity.to_dict(),
+        "hard_inputs": [dataclasses.asdict(result) for result in hard],
     }
+    if request.details:
+        document["details"] = collect_details(golden, baseline, session, images)
+    return {**document, "seconds": round(time.monotonic() - started, 2)}
 
 
 def verify_in_fresh_process(request: Request) -> dict[str, Any]:
@@ -128,8 +131,8 @@ def verify_in_fresh_process(request: Request) -> dict[str, Any]:
         CapsNetError: what :func:`verify` raises there, with its exit code.
         ResultError: if the process crashes, hangs, or gives no verdict.
     """
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(request).items()}
-    command = [sys.executable, "-m", "capsnet.runtime.verification", json.dumps(values)]
+    values = json.dumps(dataclasses.asdict(request), default=str)
+    command = [sys.executable, "-m", "capsnet.runtime.verification", values]
     timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
     try:
         child = subprocess.run(
@@ -154,35 +157,23 @@ def verify_in_fresh_process(request: Request) -> dict[str, Any]:
     )
 
 
-def certificate_path(artifact: Path) -> Path:
-    """The certificate's place beside the artifact."""
-    return artifact.with_name(artifact.name + ".parity.json")
-
-
-def write_certificate(document: dict[str, Any], artifact: Path) -> Path:
-    """Write the certificate beside the artifact.
-
-    Args:
-        document: what :func:`verify` returned for these bytes.
-        artifact: the file that it belongs to.
-
-    Returns:
-        The certificate's path.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    target = certificate_path(artifact)
-    named = {**document, "artifact": {**document["artifact"], "file": artifact.name}}
-    with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
-    return target
-
-
-def _load_images(
+def load_images(
     request: Request, config: CapsNetConfig, checkpoint_sha256: str
 ) -> tuple[str, npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
-    """Where the images are from, the images, and their labels where they are known."""
+    """The images that a request asks for.
+
+    Args:
+        request: names a source, or leaves it to the bundled images.
+        config: of the network; the images must fit it.
+        checkpoint_sha256: labels of the bundled images mean something only to the bundled model.
+
+    Returns:
+        Where the images are from, the images ``[n, channels, height, width]``, and their labels
+        ``[n]`` where they are known.
+
+    Raises:
+        DataError: if there are no images, or they do not fit.
+    """
     from capsnet.checkpoint import BUNDLED_CHECKPOINT
 
     labels = None
@@ -194,7 +185,6 @@ def _load_images(
             )
         source = "MNIST test set"
         pixels, classes = mnist_test_set()
-        # MNIST's labels mean something only to the model that was trained on them.
         if checkpoint_sha256 == file_sha256(BUNDLED_CHECKPOINT):
             labels = classes
     elif request.images.is_dir() and any(request.images.glob("t10k-images-idx3-ubyte*")):
@@ -218,22 +208,6 @@ def _load_images(
     return source, images, None if labels is None else labels[chosen]
 
 
-def _environment() -> dict[str, str]:
-    names = ("capsnet-export", "torch", "numpy")
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in names},
-        "onnxruntime": _onnxruntime_version(),
-    }
-
-
-def _onnxruntime_version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
-
-
 def _rebuild_error(answer: dict[str, Any]) -> CapsNetError:
     kinds = {kind.__name__: kind for kind in CapsNetError.__subclasses__()}
     return kinds.get(answer["kind"], OutputError)(answer["error"])
@@ -245,7 +219,8 @@ def _main(argument: str) -> None:
         name: None if values[name] is None else Path(values[name])
         for name in ("artifact", "checkpoint", "images")
     }
-    request = Request(**{**values, **paths})
+    tolerance = values["tolerance"] and Tolerance(**values["tolerance"])
+    request = Request(**{**values, **paths, "tolerance": tolerance})
     try:
         answer = verify(request)
     except CapsNetError as error:

@@ -1,0 +1,51 @@
+"""The metadata of an export: the same document whatever the format."""
+
+import importlib.metadata
+
+from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
+from capsnet.export.lower import LoweredCapsNet
+
+__all__ = ["TRACE_BATCH", "describe"]
+
+TRACE_BATCH = 2
+"""Batch size that dynamic artifacts are traced at; a batch of 1 would be taken for a constant."""
+
+
+def describe(
+    lowered: LoweredCapsNet,
+    *,
+    exporter: str,
+    libraries: tuple[str, ...],
+    batch: int | None,
+    checkpoint_sha256: str | None,
+    opset: int | None = None,
+    ir_version: int | None = None,
+) -> ArtifactMetadata:
+    """The metadata of an artifact made from ``lowered``.
+
+    Args:
+        lowered: the exported network.
+        exporter: what wrote the graph.
+        libraries: distributions whose versions matter for the bytes.
+        batch: the fixed batch size, or None for any.
+        checkpoint_sha256: digest of the checkpoint file, if there was one.
+        opset: ONNX operator set.
+        ir_version: version of the ONNX representation.
+
+    Returns:
+        The document.
+    """
+    size = "batch" if batch is None else batch
+    return ArtifactMetadata(
+        toolkit_version=importlib.metadata.version("capsnet-export"),
+        exporter=exporter,
+        versions={name: importlib.metadata.version(name) for name in libraries},
+        checkpoint_sha256=checkpoint_sha256,
+        config=lowered.config,
+        routing="projected",
+        precision="fp32",
+        inputs=(input_spec(lowered.config, size),),
+        outputs=output_specs(lowered.config, size, lowered.outputs),
+        opset=opset,
+        ir_version=ir_version,
+    )

@@ -1,0 +1,149 @@
+"""Inputs that break networks which are right on nice images: a named suite for every artifact.
+
+Values outside 0..1 are outside the artifact's contract; they are computed like any others, without
+clamping, and must still agree with the readable model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.errors import CapsNetError
+from capsnet.runtime.parity import BUDGETS, Candidate, Errors, Reference, malformed, measure
+
+__all__ = ["HardInput", "check_hard_inputs", "near_ties"]
+
+Images = npt.NDArray[np.float32]
+
+_LARGE_BATCH = 1000
+_PAIRS = 4  # near-ties looked for
+_BISECTIONS = 24  # float32 tells no closer images apart
+
+
+@dataclass(frozen=True)
+class HardInput:
+    """How an artifact did on one of the suite's inputs.
+
+    Attributes:
+        name: of the input.
+        images: how many it holds.
+        max_error: largest absolute error of ``lengths`` and ``capsules``; None if it could not run.
+        allowed: what the error budget allows.
+        failures: what is wrong; empty when it passes.
+    """
+
+    name: str
+    images: int
+    max_error: float | None
+    allowed: float | None
+    failures: tuple[str, ...]
+
+
+def check_hard_inputs(
+    golden: Reference, baseline: Reference, candidate: Candidate, images: Images
+) -> tuple[HardInput, ...]:
+    """Run the suite.
+
+    Args:
+        golden: the readable model in float64.
+        baseline: the readable model in float32.
+        candidate: the artifact.
+        images: float32 ``[n, channels, height, width]``, real images to start from, at least one.
+
+    Returns:
+        One result an input.
+    """
+    names = ("lengths", "capsules")
+    expected = golden.run(images, names)
+    own = measure(expected, baseline.run(images, names))
+    results = []
+    for name, batch in _inputs(golden, images).items():
+        expected = golden.run(batch, names) if len(batch) else {}
+        limits = own
+        if len(batch):
+            here = measure(expected, baseline.run(batch, names))
+            limits = {key: max(own[key], here[key], key=lambda e: e.max) for key in names}
+        results.append(_check(name, candidate, batch, expected, limits))
+    # The golden results of a large batch are those of the images that it repeats.
+    repeats = np.arange(_LARGE_BATCH) % len(images)
+    expected = golden.run(images, names)
+    large = {name: expected[name][repeats] for name in names}
+    results.append(_check("batch of 1000", candidate, images[repeats], large, own))
+    return tuple(results)
+
+
+def near_ties(golden: Reference, images: Images) -> Images:
+    """Images between two classes, found by bisection on the line between two real images.
+
+    Args:
+        golden: the readable model in float64.
+        images: float32 ``[n, channels, height, width]``.
+
+    Returns:
+        Up to 4 images on which the two longest capsules are almost equally long; none where all
+        images are of one class.
+    """
+
+    def classes(batch: Images) -> npt.NDArray[np.int64]:
+        found: npt.NDArray[np.int64] = golden.run(batch, ("lengths",))["lengths"].argmax(-1)
+        return found
+
+    kinds = classes(images)
+    others = np.flatnonzero(kinds != kinds[0])[:_PAIRS]
+    if len(others) == 0:
+        return images[:0]
+    near, far = np.repeat(images[:1], len(others), axis=0), images[others]
+    for _ in range(_BISECTIONS):
+        middle: Images = (near + far) * np.float32(0.5)
+        same = (classes(middle) == kinds[0])[:, None, None, None]
+        near, far = np.where(same, middle, near), np.where(same, far, middle)
+    return near
+
+
+def _inputs(golden: Reference, images: Images) -> Mapping[str, Images]:
+    zeros = np.zeros_like(images[:1])
+    bright = zeros.copy()
+    bright[..., bright.shape[-2] // 2, bright.shape[-1] // 2] = 1
+    noise = np.random.default_rng(0).random((8, *images.shape[1:]), np.float32)
+    return {
+        "all zeros": zeros,
+        "all ones": np.ones_like(zeros),
+        "one bright pixel": bright,
+        "uniform noise": noise,
+        "near-ties between two classes": near_ties(golden, images),
+        "values from -1 to 2": images[:8] * 3 - 1,
+        "batch of one": images[:1],
+        "empty batch": images[:0],
+    }
+
+
+def _check(
+    name: str,
+    candidate: Candidate,
+    batch: Images,
+    expected: Mapping[str, npt.NDArray[np.floating]],
+    own: Mapping[str, Errors],
+) -> HardInput:
+    try:
+        found = candidate.run(batch)
+    except CapsNetError as error:
+        return HardInput(name, len(batch), None, None, (f"{name}: {error}",))
+    problems = malformed(candidate.metadata, found, len(batch))
+    if problems or len(batch) == 0:
+        malformations = tuple(f"{name}: {problem}" for problem in problems)
+        return HardInput(name, len(batch), None, None, malformations)
+    budget = BUDGETS[candidate.metadata.precision]
+    errors = measure(expected, found)
+    failures: list[str] = []
+    worst = (0.0, 0.0)
+    for output, measured in errors.items():
+        limit = budget.factor * own[output].max
+        limit += budget.floor * float(np.abs(expected[output]).max())
+        if not measured.max <= limit:
+            failures.append(
+                f"{name}: {output}: max error {measured.max:.3g} is above the budget of {limit:.3g}"
+            )
+        worst = max(worst, (measured.max, limit), key=lambda pair: pair[0] / max(pair[1], 1e-300))
+    return HardInput(name, len(batch), *worst, tuple(failures))
