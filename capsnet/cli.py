@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from capsnet.artifact import ArtifactMetadata
+    from capsnet.model import CapsNet
+    from capsnet.runtime.benchmark import Candidate, Result
     from capsnet.runtime.session import Device
     from capsnet.runtime.verification import Request
     from capsnet.training import Progress as TrainingProgress
@@ -33,6 +35,8 @@ _DEFAULT_FILES = {
     "torchscript": "capsnet.torchscript.pt",
     "pt2": "capsnet.pt2",
 }
+_BUILT_IN = ("eager", "compile", "torchscript", "onnx-naive", "onnx")
+_BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _PRESETS = ("mnist", "cifar10", "tiny")
 
 _T = TypeVar("_T")
@@ -54,6 +58,22 @@ class _CountOr(click.ParamType[int | None]):
         if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
             self.fail(f"{value!r} is neither a positive number nor {self.word!r}.", param, ctx)
         return int(value)
+
+
+class _Counts(click.ParamType[tuple[int, ...]]):
+    """Positive numbers, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+            self.fail(f"{value!r} is not a list of positive numbers, such as 1,8,32.", param, ctx)
+        return tuple(int(word) for word in words)
 
 
 class _Report:
@@ -118,7 +138,7 @@ _images = click.option(
 _samples = click.option(
     "--samples",
     type=_CountOr("all"),
-    default="256",
+    default="128",
     show_default=True,
     help="How many of the images to verify on, spread evenly.",
 )
@@ -185,6 +205,13 @@ def cli() -> None:
     "--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX operator set."
 )
 @click.option("--reconstruction", is_flag=True, help="Output the decoded image as well.")
+@click.option(
+    "--routing",
+    type=click.Choice(["auto", "projected", "votes"]),
+    default="auto",
+    show_default=True,
+    help="Form of the lowered routing; all are exact.",
+)
 @_device
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
@@ -199,6 +226,7 @@ def export_command(
     batch: int | None,
     opset: int,
     reconstruction: bool,
+    routing: str,
     verified: bool,
     page: Path | None,
 ) -> None:
@@ -224,7 +252,8 @@ def export_command(
     }
     started = time.monotonic()
     targets = _targets(formats, output)
-    lowered = lower(load_checkpoint(request.checkpoint), reconstruction=reconstruction)
+    model = load_checkpoint(request.checkpoint)
+    lowered = lower(model, reconstruction=reconstruction, routing=routing)
     digest = file_sha256(request.checkpoint)
     documents = []
     for name, target in targets.items():
@@ -364,6 +393,121 @@ def predict_command(
     report.write_json({"artifact": artifact.name, "device": session.device, "predictions": count})
 
 
+@cli.command("bench")
+@click.argument("artifacts", type=_FILE, nargs=-1)
+@click.option(
+    "--candidate",
+    "candidates",
+    type=click.Choice(_BUILT_IN),
+    multiple=True,
+    help="Built-in candidate; can be repeated.  [default: all]",
+)
+@_checkpoint
+@click.option(
+    "--batch",
+    "batches",
+    type=_Counts(),
+    default="1,8,32,128",
+    show_default=True,
+    help="Batch sizes.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=3),
+    default=9,
+    show_default=True,
+    help="How often each candidate is timed.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Of each candidate.  [default: all CPUs]"
+)
+@_device
+@click.option("--csv", "csv_file", type=_FILE, help="Write the results as comma-separated values.")
+@click.option("--plot", "plot_file", type=_FILE, help="Draw throughput and latency (needs [plot]).")
+@click.option("--profile", is_flag=True, help="Time the operators of ONNX artifacts, by stage.")
+@_reporting
+def bench_command(
+    report: _Report,
+    artifacts: tuple[Path, ...],
+    candidates: tuple[str, ...],
+    checkpoint: Path | None,
+    batches: tuple[int, ...],
+    rounds: int,
+    threads: int | None,
+    device: "Device",
+    csv_file: Path | None,
+    plot_file: Path | None,
+    profile: bool,
+) -> None:
+    """Compare the speed of artifacts and of everything that could be run instead.
+
+    Every candidate is proven first, and runs in a process of its own. One that computes wrong
+    numbers gets no speed.
+    """
+    import tempfile
+
+    import torch
+
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.files import atomic_path
+    from capsnet.runtime.bench_report import bench_table, draw_plot, write_csv
+    from capsnet.runtime.benchmark import Candidate, benchmark
+    from capsnet.runtime.certificate import environment
+    from capsnet.runtime.eager import EagerModel
+    from capsnet.runtime.profile import profile_onnx, profile_table
+    from capsnet.runtime.verification import Request, load_images
+
+    source = _checkpoint_or_default(checkpoint)
+    model = load_checkpoint(source)
+    _, images, _ = load_images(Request(Path(), source, samples=_BENCH_IMAGES), model.config, "")
+    chosen = candidates or _BUILT_IN
+    with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
+        compared = [
+            _built_in(name, model, source, Path(folder))
+            for name in _BUILT_IN
+            if name in chosen or name == "eager"
+        ]
+        compared += [Candidate(path.name, "artifact", path) for path in artifacts]
+        results = benchmark(
+            compared,
+            EagerModel(model, torch.float64),
+            EagerModel(model, torch.float32),
+            model.config,
+            images,
+            batches=batches,
+            rounds=rounds,
+            device=device,
+            threads=threads,
+            on_progress=status.update,
+        )
+        profiles = [
+            profile_onnx(candidate.name, candidate.path, images, batch, threads)
+            for candidate in compared
+            if profile and candidate.kind == "artifact" and _is_onnx(candidate.path)
+            for batch in batches
+        ]
+    report.console.print(bench_table(results))
+    for item in profiles:
+        report.console.print(profile_table(item))
+    rows = [result.to_dict() for result in results]
+    if csv_file is not None:
+        with atomic_path(csv_file) as temporary:
+            write_csv(results, temporary)
+    if plot_file is not None:
+        with atomic_path(plot_file) as temporary:
+            draw_plot(results, temporary)
+    report.write_json(
+        {
+            "results": rows,
+            "profiles": [dataclasses.asdict(item) for item in profiles],
+            "rounds": rounds,
+            "threads": threads,
+            "environment": environment(),
+        }
+    )
+    _raise_if_wrong(results)
+
+
 @cli.command("train")
 @click.option("--data", type=_FILE, required=True, help="Folder with the IDX files of both splits.")
 @click.option("--output", type=_FILE, required=True, help="Checkpoint to write (.safetensors).")
@@ -499,6 +643,44 @@ def _verify(request: "Request", name: str, report: _Report) -> dict[str, Any]:
     return document
 
 
+def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "Candidate":
+    """A built-in candidate of the benchmark; artifacts are exported into the folder."""
+    from capsnet.export.lower import lower
+    from capsnet.export.onnx import to_naive_onnx, to_onnx
+    from capsnet.export.torchscript import to_torchscript
+    from capsnet.runtime.benchmark import Candidate
+
+    path = folder / name
+    match name:
+        case "onnx":
+            to_onnx(lower(model), path)
+        case "onnx-naive":
+            to_naive_onnx(model, path)
+        case "torchscript":
+            to_torchscript(lower(model), path)
+        case _:
+            return Candidate(name, name, checkpoint)
+    return Candidate(name, "artifact", path)
+
+
+def _raise_if_wrong(results: "Sequence[Result]") -> None:
+    """A candidate without a speed is a wrong result; torch.compile may lack its compiler."""
+    failed = {
+        result.candidate: result.failure
+        for result in results
+        if result.failure is not None and result.candidate != "compile"
+    }
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise ResultError(f"no speed for what is not proven: {reasons}")
+
+
+def _is_onnx(path: Path) -> bool:
+    from capsnet.runtime.session import artifact_format
+
+    return artifact_format(path) == "onnx"
+
+
 def _locate(request: "Request", artifact_format: str) -> list[dict[str, Any]]:
     """Judge every stage: of the graph for ONNX, of the lowered module for torch's formats."""
     import torch
@@ -518,7 +700,8 @@ def _locate(request: "Request", artifact_format: str) -> list[dict[str, Any]]:
     if artifact_format == "onnx":
         found = onnx_stages(request.artifact, images)
     else:
-        lowered = lower(model, reconstruction=len(metadata.outputs) == 3)
+        reconstruction = len(metadata.outputs) == 3
+        lowered = lower(model, reconstruction=reconstruction, routing=metadata.routing)
         stages = lowered.stages(torch.from_numpy(images))
         found = {name: stage.numpy() for name, stage in stages.items()}
     return [dataclasses.asdict(stage) for stage in locate(model, found, images)]

@@ -205,7 +205,10 @@ def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
             f"the network takes {list(config.image_shape)}; choose another --preset"
         )
     if len(images) == 0 or len(images) != len(labels):
-        raise DataError(f"{len(images)} images with {len(labels)} labels: no images, or no match")
+        raise DataError(
+            f"there are {len(images)} images and {len(labels)} labels; "
+            "give at least one image, and one label for each"
+        )
     if labels.min() < 0 or labels.max() >= config.classes:
         raise DataError(
             f"the labels run from {labels.min()} to {labels.max()}, "

@@ -3,7 +3,7 @@
 import importlib.metadata
 
 from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.config import CapsNetConfig
 
 __all__ = ["TRACE_BATCH", "describe"]
 
@@ -12,8 +12,10 @@ TRACE_BATCH = 2
 
 
 def describe(
-    lowered: LoweredCapsNet,
+    config: CapsNetConfig,
+    outputs: tuple[str, ...],
     *,
+    routing: str,
     exporter: str,
     libraries: tuple[str, ...],
     batch: int | None,
@@ -21,10 +23,12 @@ def describe(
     opset: int | None = None,
     ir_version: int | None = None,
 ) -> ArtifactMetadata:
-    """The metadata of an artifact made from ``lowered``.
+    """The metadata of an artifact.
 
     Args:
-        lowered: the exported network.
+        config: of the exported network.
+        outputs: names of its outputs, in order.
+        routing: form of its routing.
         exporter: what wrote the graph.
         libraries: distributions whose versions matter for the bytes.
         batch: the fixed batch size, or None for any.
@@ -41,11 +45,11 @@ def describe(
         exporter=exporter,
         versions={name: importlib.metadata.version(name) for name in libraries},
         checkpoint_sha256=checkpoint_sha256,
-        config=lowered.config,
-        routing="projected",
+        config=config,
+        routing=routing,
         precision="fp32",
-        inputs=(input_spec(lowered.config, size),),
-        outputs=output_specs(lowered.config, size, lowered.outputs),
+        inputs=(input_spec(config, size),),
+        outputs=output_specs(config, size, outputs),
         opset=opset,
         ir_version=ir_version,
     )

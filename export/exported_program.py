@@ -37,7 +37,9 @@ def to_exported_program(
         ExportError: if torch.export cannot capture the network.
     """
     metadata = describe(
-        lowered,
+        lowered.config,
+        lowered.outputs,
+        routing=lowered.routing,
         exporter="torch.export",
         libraries=("torch",),
         batch=batch,

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from capsnet.artifact import OUTPUT_NAMES
 from capsnet.config import CapsNetConfig
-from capsnet.dense import pack_weight, projected_routing, squash_along
+from capsnet.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.errors import ConfigError
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 
-__all__ = ["LoweredCapsNet", "lower"]
+__all__ = ["DEFAULT_ROUTING", "LoweredCapsNet", "lower"]
+
+DEFAULT_ROUTING = "projected"
 
 
 class LoweredCapsNet(nn.Module):
@@ -26,12 +28,14 @@ class LoweredCapsNet(nn.Module):
     Args:
         model: the network to lower; its weights are copied.
         reconstruction: whether to decode the longest capsule as well.
+        routing: form of the routing, one of ``capsnet.dense.ROUTINGS``.
     """
 
-    def __init__(self, model: CapsNet, *, reconstruction: bool) -> None:
+    def __init__(self, model: CapsNet, *, reconstruction: bool, routing: str) -> None:
         super().__init__()
         config = model.config
         self.config = config
+        self.routing = routing
         self.outputs = OUTPUT_NAMES if reconstruction else OUTPUT_NAMES[:2]
         self.stem = _copy_conv(model.stem, model.stem.weight, model.stem.bias)
         self.primary = _lower_primary(model, config)
@@ -68,11 +72,11 @@ class LoweredCapsNet(nn.Module):
         stages["primary_capsules"] = capsules
         for index, layer in enumerate(config.capsule_layers):
             iterations: list[tuple[Tensor, Tensor]] = []
-            outputs = projected_routing(
+            outputs = ROUTINGS[self.routing](
                 capsules,
                 self.get_buffer(f"layer{index}"),
                 layer.routing_iterations,
-                lambda inputs, outputs, seen=iterations: seen.append((inputs, outputs)),  # type: ignore[misc]
+                lambda inputs, outputs, seen=iterations: seen.append((inputs, outputs)),
             )
             for number, (inputs, routed) in enumerate(iterations, start=1):
                 stages[f"layer{index}.iteration{number}.inputs"] = inputs
@@ -87,12 +91,14 @@ class LoweredCapsNet(nn.Module):
         return stages
 
 
-def lower(model: CapsNet, *, reconstruction: bool = False) -> LoweredCapsNet:
+def lower(model: CapsNet, *, reconstruction: bool = False, routing: str = "auto") -> LoweredCapsNet:
     """Rewrite a trained network for export; see the module's description.
 
     Args:
         model: the network; it is left as it is.
         reconstruction: add the image decoded from the longest capsule to the outputs.
+        routing: form of the routing, one of ``capsnet.dense.ROUTINGS``, all of them exact, or
+            ``"auto"`` for the one that measurements favour.
 
     Returns:
         A module in evaluation mode, without gradients, in the dtype of the model.
@@ -105,7 +111,10 @@ def lower(model: CapsNet, *, reconstruction: bool = False) -> LoweredCapsNet:
             "this network has no decoder, so it cannot reconstruct images: "
             "export without --reconstruction, or train with decoder sizes"
         )
-    return LoweredCapsNet(model, reconstruction=reconstruction).requires_grad_(False).eval()
+    if routing == "auto":
+        routing = DEFAULT_ROUTING
+    lowered = LoweredCapsNet(model, reconstruction=reconstruction, routing=routing)
+    return lowered.requires_grad_(False).eval()
 
 
 def _copy_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

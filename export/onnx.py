@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from capsnet.artifact import (
     INPUT_NAME,
     METADATA_KEY,
+    OUTPUT_NAMES,
     ArtifactMetadata,
     TensorSpec,
 )
+from capsnet.config import CapsNetConfig
 from capsnet.errors import ExportError
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
+from capsnet.model import CapsNet
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "to_onnx"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "to_naive_onnx", "to_onnx"]
 
 OPSETS = range(18, 24)
 """Operator sets that can be asked for: from the exporter's native one to the newest tested."""
@@ -69,21 +72,66 @@ def to_onnx(
         ExportError: if the exporter fails, or its result is not a valid model with these inputs and
             outputs.
     """
+    image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
+    stages = tuple(lowered.stages(image))
+    model = _capture(_Stages(lowered), image, stages, dynamic=batch is None, opset=opset)
+    _keep_only_computation(model, lowered.outputs)
+    _name_nodes_by_stage(model.graph, stages)
+    return _finish(
+        model, path, lowered.config, lowered.outputs, lowered.routing, batch, checkpoint_sha256
+    )
+
+
+def to_naive_onnx(
+    model: CapsNet,
+    path: Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    checkpoint_sha256: str | None = None,
+) -> ArtifactMetadata:
+    """Write the readable network as it is, without lowering, for comparisons of speed.
+
+    Args:
+        model: the network, in float32.
+        path: the file to write.
+        opset: ONNX operator set, one of :data:`OPSETS`.
+        checkpoint_sha256: digest of the checkpoint file, for the metadata.
+
+    Returns:
+        The metadata that was written.
+
+    Raises:
+        ExportError: as :func:`to_onnx`.
+    """
+    outputs = OUTPUT_NAMES[:2]
+    image = torch.zeros(TRACE_BATCH, *model.config.image_shape)
+    graph = _capture(model, image, outputs, dynamic=True, opset=opset)
+    _keep_only_computation(graph, outputs)
+    return _finish(graph, path, model.config, outputs, "readable", None, checkpoint_sha256)
+
+
+def _finish(
+    model: onnx.ModelProto,
+    path: Path,
+    config: CapsNetConfig,
+    outputs: tuple[str, ...],
+    routing: str,
+    batch: int | None,
+    checkpoint_sha256: str | None,
+) -> ArtifactMetadata:
+    """Put the metadata in, check the model, and write it."""
+    metadata = describe(
+        config,
+        outputs,
+        routing=routing,
+        exporter="torch.onnx",
+        libraries=("torch", "onnx", "onnxscript"),
+        batch=batch,
+        checkpoint_sha256=checkpoint_sha256,
+        opset=model.opset_import[0].version,
+        ir_version=model.ir_version,
+    )
     try:
-        image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
-        stages = list(lowered.stages(image))
-        model = _export(lowered, image, stages, dynamic=batch is None, opset=opset)
-        _keep_only_computation(model, lowered.outputs)
-        _name_nodes_by_stage(model.graph, stages)
-        metadata = describe(
-            lowered,
-            exporter="torch.onnx",
-            libraries=("torch", "onnx", "onnxscript"),
-            batch=batch,
-            checkpoint_sha256=checkpoint_sha256,
-            opset=model.opset_import[0].version,
-            ir_version=model.ir_version,
-        )
         onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -94,18 +142,18 @@ def to_onnx(
     return metadata
 
 
-def _export(
-    lowered: LoweredCapsNet, image: Tensor, stages: list[str], *, dynamic: bool, opset: int
+def _capture(
+    module: nn.Module, image: Tensor, outputs: tuple[str, ...], *, dynamic: bool, opset: int
 ) -> onnx.ModelProto:
     with _quiet():
         try:
             program = torch.onnx.export(
-                _Stages(lowered).eval(),
+                module.eval(),
                 (image,),
                 dynamo=True,
                 verbose=False,
                 input_names=[INPUT_NAME],
-                output_names=stages,
+                output_names=outputs,
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")} if dynamic else {},),
             )
@@ -154,7 +202,7 @@ def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> 
         node.input[:] = [name.removeprefix("lowered.") for name in node.input]
 
 
-def _name_nodes_by_stage(graph: onnx.GraphProto, stages: list[str]) -> None:
+def _name_nodes_by_stage(graph: onnx.GraphProto, stages: tuple[str, ...]) -> None:
     """Name every node ``stage/operator`` after the first stage that needs it."""
     producers = {name: node for node in graph.node for name in node.output}
     stage_of: dict[str, str] = {}

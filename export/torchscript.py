@@ -46,7 +46,9 @@ def to_torchscript(
         ExportError: if the network cannot be traced.
     """
     metadata = describe(
-        lowered,
+        lowered.config,
+        lowered.outputs,
+        routing=lowered.routing,
         exporter="torch.jit.trace",
         libraries=("torch",),
         batch=batch,

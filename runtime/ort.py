@@ -37,6 +37,7 @@ class OrtSession(Session):
     Args:
         path: the ``.onnx`` file.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        threads: to compute with; None for all CPUs that this process may use.
 
     Raises:
         ArtifactError: if onnxruntime cannot load the file, or it is not from this toolkit.
@@ -45,14 +46,14 @@ class OrtSession(Session):
 
     format = "onnx"
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: Device, threads: int | None) -> None:
         reason = _why_no_cuda() if device != "cpu" else ""
         if device == "cuda" and reason:
             raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
         self.device = "cpu" if device == "cpu" or reason else "cuda"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = usable_cpus()
+        options.intra_op_num_threads = threads or usable_cpus()
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
         if self.device == "cuda":

@@ -8,7 +8,7 @@ the model and the images, not from a tolerance that somebody chose.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -167,6 +167,7 @@ def compare(
     images: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64] | None = None,
     tolerance: Tolerance | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> ParityReport:
     """Judge an artifact on images.
 
@@ -177,6 +178,7 @@ def compare(
         images: float32 ``[n, channels, height, width]``, values 0..1, at least one.
         labels: the true classes ``[n]``, where they are known.
         tolerance: a limit of the user's own.
+        batch_sizes: sizes to run all images at; None for :data:`BATCH_SIZES` and all at once.
 
     Returns:
         The report; a wrong artifact is a report with failures, not an exception.
@@ -191,7 +193,7 @@ def compare(
     failures: list[str] = []
     flips: dict[int, float] = {}
     predicted: npt.NDArray[np.int64] | None = None
-    for batch_size in _batch_sizes(candidate.metadata, len(images)):
+    for batch_size in _batch_sizes(candidate.metadata, len(images), batch_sizes):
         where = f"batch {batch_size}"
         try:
             found = _run(candidate, images, batch_size)
@@ -247,10 +249,14 @@ def measure(golden: Mapping[str, Array], found: Mapping[str, Array]) -> dict[str
     return {name: _errors(values, found[name], every) for name, values in golden.items()}
 
 
-def _batch_sizes(metadata: ArtifactMetadata, images: int) -> tuple[int, ...]:
+def _batch_sizes(
+    metadata: ArtifactMetadata, images: int, chosen: Sequence[int] | None
+) -> Sequence[int]:
     fixed = metadata.inputs[0].shape[0]
     if isinstance(fixed, int):
         return (fixed,)
+    if chosen is not None:
+        return chosen
     return (*(size for size in BATCH_SIZES if size < images), images)
 
 

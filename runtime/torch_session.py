@@ -11,6 +11,7 @@ from torch import Tensor
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ArtifactError, DeviceError
 from capsnet.runtime.session import Arrays, Device, Images, Session
+from capsnet.runtime.threads import usable_cpus
 
 __all__ = ["TorchSession"]
 
@@ -21,6 +22,7 @@ class TorchSession(Session):
     Args:
         path: the file.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        threads: to compute with; None for all CPUs that this process may use.
 
     Raises:
         ArtifactError: if the file cannot be loaded, is not from this toolkit, or
@@ -28,7 +30,7 @@ class TorchSession(Session):
         DeviceError: if CUDA was asked for and is not there.
     """
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: Device, threads: int | None) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             built = torch.version.cuda
             reason = (
@@ -37,6 +39,7 @@ class TorchSession(Session):
                 else f"torch {torch.__version__} is a CPU build"
             )
             raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
+        torch.set_num_threads(threads or usable_cpus())
         self.device = "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
         try:
             document, self._module, self._nodes = self._load(path)

@@ -1,0 +1,284 @@
+"""Speed of candidates that are proven right: interleaved, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.artifact import OUTPUT_NAMES, ArtifactMetadata, input_spec, output_specs
+from capsnet.config import CapsNetConfig
+from capsnet.errors import ArtifactError, DataError
+from capsnet.runtime.parity import Reference, compare
+from capsnet.runtime.statistics import Ratio, Summary, is_stable, ratio, summarise
+
+__all__ = ["BASELINE", "Candidate", "Result", "benchmark"]
+
+BASELINE = "eager"
+"""Every ratio is to the readable model, run eagerly."""
+
+_BURST = 0.25  # seconds of calls of one candidate in one round
+_FEWEST_CALLS = 3
+_LONGEST_WARM_UP = 12  # bursts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to time.
+
+    Attributes:
+        name: for the table.
+        kind: ``"artifact"``, ``"eager"`` or ``"compile"`` (torch.compile of the readable model).
+        path: the artifact, or the checkpoint.
+    """
+
+    name: str
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """One candidate at one batch size.
+
+    Attributes:
+        candidate: its name.
+        batch: images a call.
+        device: where it ran.
+        failure: why there is no speed: it cannot run, or computes wrong numbers. Then every field
+            below is None.
+        latency: seconds a call.
+        images_per_second: at the median latency.
+        ratio: to the eager readable model; None where that was not timed.
+        open_seconds: from nothing to a session that can run.
+        idle_bytes: resident memory of its process before the first call of this batch size.
+        peak_bytes: resident memory at most during a call.
+    """
+
+    candidate: str
+    batch: int
+    device: str | None
+    failure: str | None
+    latency: Summary | None = None
+    images_per_second: float | None = None
+    ratio: Ratio | None = None
+    open_seconds: float | None = None
+    idle_bytes: int | None = None
+    peak_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        significant = None if self.ratio is None else self.ratio.significant
+        return {**asdict(self), "significant": significant}
+
+
+class _Worker:
+    """One candidate's process."""
+
+    def __init__(
+        self, candidate: Candidate, config: CapsNetConfig, device: str, threads: int | None
+    ) -> None:
+        request = {
+            "kind": candidate.kind,
+            "path": str(candidate.path),
+            "device": device,
+            "threads": threads,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "capsnet.runtime.worker", json.dumps(request)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            about = self._answer()
+        except ArtifactError:
+            self.close()
+            raise
+        self.open_seconds: float = about["open_seconds"]
+        self.device: str = about["device"]
+        self.metadata = (
+            _readable(config)
+            if about["metadata"] is None
+            else ArtifactMetadata.from_json(about["metadata"])
+        )
+
+    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
+        """The candidate's outputs, for the parity check."""
+        with tempfile.TemporaryDirectory() as folder:
+            given, taken = Path(folder, "images.npy"), Path(folder, "outputs.npz")
+            np.save(given, images)
+            self.ask(op="run", images=str(given), outputs=str(taken))
+            with np.load(taken) as outputs:
+                return {name: outputs[name] for name in outputs}
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request, and wait for the answer."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says why
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ArtifactError(f"its process ended with code {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ArtifactError(answer["error"])
+        return answer
+
+
+def benchmark(
+    candidates: Sequence[Candidate],
+    golden: Reference,
+    baseline: Reference,
+    config: CapsNetConfig,
+    images: npt.NDArray[np.float32],
+    *,
+    batches: Sequence[int],
+    rounds: int,
+    device: str = "auto",
+    threads: int | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Prove, then time.
+
+    Every round runs every candidate for a moment, in an order that rotates, so that what else the
+    machine does falls on all of them. A candidate that fails parity at any batch size is not timed.
+
+    Args:
+        candidates: what to compare.
+        golden: the readable model in float64.
+        baseline: the readable model in float32.
+        config: of the network.
+        images: float32 ``[n, channels, height, width]``, real images.
+        batches: batch sizes.
+        rounds: how often each candidate is timed at each batch size.
+        device: where to run.
+        threads: of each candidate; None for its own choice.
+        on_progress: called with what is going on, in words.
+
+    Returns:
+        A result for each candidate and batch size.
+
+    Raises:
+        DataError: if there are no images, or a batch size is not positive.
+    """
+    if not len(images) or min(batches) < 1:
+        raise DataError("a benchmark needs images, and batch sizes of at least 1")
+    workers: dict[str, _Worker] = {}
+    failures: dict[str, str] = {}
+    results: list[Result] = []
+    try:
+        for candidate in candidates:
+            on_progress(f"opening and proving {candidate.name}")
+            try:
+                worker = _Worker(candidate, config, device, threads)
+                workers[candidate.name] = worker
+                report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
+            except ArtifactError as error:
+                failures[candidate.name] = str(error)
+                continue
+            if not report.passed:
+                failures[candidate.name] = f"parity: {report.failures[0]}"
+        ready = {name: worker for name, worker in workers.items() if name not in failures}
+        for batch in batches:
+            on_progress(f"timing batch {batch}")
+            timed = _time(ready, _batch(images, batch), rounds)
+            for candidate in candidates:
+                name = candidate.name
+                if name in failures:
+                    where = workers[name].device if name in workers else None
+                    results.append(Result(name, batch, where, failures[name]))
+                    continue
+                seconds, idle, peak = timed[name]
+                summary = summarise(seconds)
+                against = timed[BASELINE][0] if BASELINE in timed else None
+                results.append(
+                    Result(
+                        candidate=name,
+                        batch=batch,
+                        device=workers[name].device,
+                        failure=None,
+                        latency=summary,
+                        images_per_second=batch / summary.p50,
+                        ratio=None if against is None else ratio(against, seconds),
+                        open_seconds=workers[name].open_seconds,
+                        idle_bytes=idle,
+                        peak_bytes=peak,
+                    )
+                )
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return results
+
+
+def _time(
+    workers: dict[str, _Worker], images: npt.NDArray[np.float32], rounds: int
+) -> dict[str, tuple[list[list[float]], int, int]]:
+    """Seconds a call for each round, idle and peak memory, of each candidate."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "images.npy"))
+        np.save(path, images)
+        memory = {name: worker.ask(op="peak", images=path) for name, worker in workers.items()}
+        counts = {name: _warm_up(worker, path) for name, worker in workers.items()}
+        seconds: dict[str, list[list[float]]] = {name: [] for name in workers}
+        order = list(workers)
+        for _ in range(rounds):
+            for name in order:
+                answer = workers[name].ask(op="time", images=path, count=counts[name])
+                seconds[name].append(answer["seconds"])
+            order.append(order.pop(0))
+    return {name: (seconds[name], memory[name]["idle"], memory[name]["peak"]) for name in workers}
+
+
+def _warm_up(worker: _Worker, path: str) -> int:
+    """Run until the speed is stable; the number of calls that fill a burst."""
+    bursts: list[list[float]] = []
+    count = 1
+    while not is_stable(bursts) and len(bursts) < _LONGEST_WARM_UP:
+        bursts.append(worker.ask(op="time", images=path, count=count)["seconds"])
+        count = max(_FEWEST_CALLS, round(_BURST / float(np.median(bursts[-1]))))
+    return count
+
+
+def _batch(images: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    return images[np.arange(size) % len(images)]
+
+
+def _proven(batches: Sequence[int]) -> tuple[int, ...]:
+    """Batch sizes to check parity at: those that are timed, in order and once."""
+    return tuple(dict.fromkeys(batches))
+
+
+def _readable(config: CapsNetConfig) -> ArtifactMetadata:
+    """What an artifact of the readable model would say about itself."""
+    return ArtifactMetadata(
+        toolkit_version="",
+        exporter="none",
+        versions={},
+        checkpoint_sha256=None,
+        config=config,
+        routing="readable",
+        precision="fp32",
+        inputs=(input_spec(config, "batch"),),
+        outputs=output_specs(config, "batch", OUTPUT_NAMES[:2]),
+    )

@@ -1,0 +1,104 @@
+"""A process that holds one candidate of a benchmark, and runs it when it is told to.
+
+Candidates are timed in processes of their own: threads of an idle session spin, allocators keep
+memory, and libraries share pools, so that candidates within one process time each other. Requests
+and answers are lines of JSON on standard input and output; arrays travel as files.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from capsnet.errors import CapsNetError
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+_CLEAR_PEAK = "5"  # see proc(5): clear_refs
+
+
+def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The candidate as a function, and what there is to say about it."""
+    if request["threads"] is not None:
+        os.environ["OMP_NUM_THREADS"] = str(request["threads"])
+    if request["kind"] == "artifact":
+        from capsnet.runtime.session import open_session
+
+        session = open_session(Path(request["path"]), request["device"], threads=request["threads"])
+        return session.run, {"device": session.device, "metadata": session.metadata.to_json()}
+    import torch
+
+    from capsnet.checkpoint import load_checkpoint
+
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
+    wanted = request["device"]
+    device = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_checkpoint(Path(request["path"])).requires_grad_(False).to(device)
+    call = torch.compile(model) if request["kind"] == "compile" else model
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            lengths, capsules = call(torch.from_numpy(images).to(device))
+            return {"lengths": lengths.cpu().numpy(), "capsules": capsules.cpu().numpy()}
+
+    return run, {"device": device, "metadata": None}
+
+
+def _memory(field: str) -> int:
+    """A field of this process's memory in bytes (``VmRSS``, ``VmHWM``); 0 where unknown."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field)), 0
+    )
+
+
+def _answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
+    images = np.load(request["images"])
+    if request["op"] == "run":
+        np.savez(request["outputs"], **run(images))  # type: ignore[arg-type]
+        return {}
+    if request["op"] == "peak":
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
+        idle = _memory("VmRSS")
+        run(images)
+        return {"idle": idle, "peak": _memory("VmHWM")}
+    seconds = []
+    for _ in range(request["count"]):
+        started = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds}
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    started = time.perf_counter()
+    try:
+        run, about = _open(json.loads(sys.argv[1]))
+        say({**about, "open_seconds": time.perf_counter() - started})
+        for line in sys.stdin:
+            say(_answer(run, json.loads(line)))
+    except CapsNetError as error:
+        say({"error": str(error)})
+    except Exception as error:  # whatever a backend throws is this candidate's result
+        say({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"})
+
+
+if __name__ == "__main__":
+    main()

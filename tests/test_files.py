@@ -1,0 +1,137 @@
+"""Files appear whole or not at all."""
+
+import errno
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from capsnet.errors import OutputError
+from capsnet.files import atomic_path, file_sha256
+
+
+@pytest.fixture(params=[None, "earlier"], ids=["new", "replacing"])
+def target(tmp_path, request):
+    """A file to write, with or without an earlier one in its place."""
+    path = tmp_path / "model.onnx"
+    if request.param:
+        path.write_text(request.param)
+    return path
+
+
+def write(target, content="later", then=lambda _: None):
+    with atomic_path(target) as temporary:
+        temporary.write_text(content)
+        then(temporary)
+
+
+def raise_(error):
+    def fail(*args, **options):
+        raise error
+
+    return fail
+
+
+def snapshot(target):
+    """Every file of the folder, temporary ones too, with its content."""
+    return {p.name: p.read_text() for p in target.parent.iterdir()}
+
+
+def test_a_block_that_ends_well_leaves_its_file_and_nothing_else(target):
+    write(target)
+    assert snapshot(target) == {target.name: "later"}
+
+
+def test_the_temporary_file_is_beside_the_target_with_its_suffix(target):
+    before = snapshot(target)
+    with atomic_path(target) as temporary:
+        assert temporary != target
+        assert temporary.parent == target.parent
+        assert temporary.suffix == target.suffix
+        temporary.write_text("later")
+        assert before.get(target.name) == (target.read_text() if target.exists() else None)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3)])
+def test_an_exception_in_the_block_passes_through_and_changes_nothing(target, error):
+    before = snapshot(target)
+    with pytest.raises(type(error)) as raised:
+        write(target, "half", then=raise_(error))
+    assert raised.value is error
+    assert snapshot(target) == before
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp"])
+def test_a_full_disk_is_one_error_that_names_the_target_and_changes_nothing(
+    target, monkeypatch, call
+):
+    before = snapshot(target)
+    monkeypatch.setattr(call, raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(OutputError, match=f"{re.escape(str(target))}: No space left on device"):
+        write(target)
+    monkeypatch.undo()
+    assert snapshot(target) == before
+
+
+def test_a_write_that_fails_in_the_block_is_one_error(target):
+    before = snapshot(target)
+    with pytest.raises(OutputError, match="No space left"):
+        write(target, then=lambda _: Path("/dev/full").write_text("x" * 100_000))
+    assert snapshot(target) == before
+
+
+def test_a_block_that_removes_its_file_is_an_error(target):
+    before = snapshot(target)
+    with pytest.raises(OutputError, match="No such file"):
+        write(target, then=Path.unlink)
+    assert snapshot(target) == before
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(OutputError, match="No such file or directory; choose a folder that exists"):
+        write(tmp_path / "absent" / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_or_a_pipe_is_not_replaced(tmp_path):
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="it is a folder; give the name of a file"):
+        write(folder)
+    with pytest.raises(OutputError, match="it is a device or a pipe"):
+        write(pipe)
+    assert folder.is_dir()
+    assert pipe.is_fifo()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_a_plain_open(tmp_path, mask):
+    earlier = os.umask(mask)
+    try:
+        write(tmp_path / "atomic")
+        (tmp_path / "plain").write_text("plain")
+        assert os.umask(mask) == mask  # reading the mask has not changed it
+    finally:
+        os.umask(earlier)
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    replace, fsync = Path.replace, os.fsync
+    monkeypatch.setattr("os.fsync", lambda file: (calls.append("sync"), fsync(file)))
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (calls.append("rename"), replace(self, target))
+    )
+    write(tmp_path / "model.onnx")
+    assert calls == ["sync", "rename"]
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "bytes"
+    path.write_bytes(b"capsule" * 100_000)
+    assert file_sha256(path) == hashlib.sha256(b"capsule" * 100_000).hexdigest()
