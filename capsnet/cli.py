@@ -529,6 +529,7 @@ def bench_command(
     help="Largest random translation, in pixels.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--init", type=_FILE, help="Start from the weights of this checkpoint.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run of this output.")
 @_device
 @_reporting
@@ -537,6 +538,7 @@ def train_command(
     data: Path,
     output: Path,
     preset: str,
+    init: Path | None,
     resume: bool,
     device: str,
     **options: Any,
@@ -544,6 +546,7 @@ def train_command(
     """Train a capsule network; the best epoch is kept, and an interrupted run can be resumed."""
     import torch
 
+    from capsnet.checkpoint import load_checkpoint
     from capsnet.config import PRESETS
     from capsnet.data import load_split
     from capsnet.errors import DeviceError
@@ -563,6 +566,7 @@ def train_command(
                 *splits,
                 output,
                 device=torch.device(device),
+                initial=None if init is None else load_checkpoint(init),
                 resume=resume,
                 on_progress=on_progress,
             )

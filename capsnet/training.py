@@ -24,7 +24,7 @@ from torch import Tensor
 from capsnet.checkpoint import save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data import LabelledImages
-from capsnet.errors import CheckpointError, DataError, ResultError
+from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
 from capsnet.loss import margin_loss, reconstruction_loss
 from capsnet.model import CapsNet
@@ -100,6 +100,7 @@ def train(
     output: Path,
     *,
     device: torch.device,
+    initial: CapsNet | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[float]:
@@ -116,6 +117,8 @@ def train(
         test_set: images to measure accuracy on, after every epoch.
         output: the checkpoint to write.
         device: where to train.
+        initial: a network of this configuration whose weights to start from, for fine-tuning; None
+            starts from random weights.
         resume: continue the run whose state is beside ``output``.
         on_progress: called after every step and every epoch.
 
@@ -124,8 +127,9 @@ def train(
 
     Raises:
         DataError: if the images do not fit the network.
-        CheckpointError: if there is no state to resume, or it belongs to another run.
-        OutputError: if a file cannot be written.
+        CheckpointError: if there is no state to resume, or it belongs to another run, or the
+            initial weights are of another configuration.
+        OutputError: if a file cannot be written, or an interrupted run would be overwritten.
         ResultError: if the loss becomes NaN or infinite.
     """
     for split in (train_set, test_set):
@@ -134,9 +138,20 @@ def train(
         reuse_freed_memory()
     torch.manual_seed(options.seed)
     model = CapsNet(config).to(device)
+    if initial is not None:
+        if initial.config != config:
+            raise CheckpointError(
+                f"the initial weights are of another network: {initial.config}, expected {config}"
+            )
+        model.load_state_dict(initial.state_dict())
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     run = {"config": json.loads(config.to_json()), "training": dataclasses.asdict(options)}
     state_file = state_path(output)
+    if state_file.exists() and not resume:
+        raise OutputError(
+            f"{state_file} holds an interrupted run: continue it with --resume, or remove the file "
+            "to start anew"
+        )
     state = _load_state(state_file, run, model, optimizer) if resume else _State()
     images, labels = (torch.from_numpy(array).to(device) for array in train_set)
     steps_per_epoch = -(-len(images) // options.batch_size)

@@ -96,7 +96,7 @@ def onnx_bytes(
 
 @functools.cache
 def _onnx_bytes(
-    config: CapsNetConfig, reconstruction: bool, batch: int | None, opset: int
+    config: CapsNetConfig, reconstruction: bool, batch: int | None, opset: int, routing: str
 ) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -328,9 +328,30 @@ def test_without_a_state_there_is_nothing_to_resume(output):
     assert str(state_path(output)) in str(caught.value)
 
 
-def test_without_resume_an_interrupted_run_starts_again(interrupted, finished):
+def test_without_resume_an_interrupted_run_is_not_overwritten(interrupted, finished):
+    before = state_path(interrupted).read_bytes()
+    with pytest.raises(OutputError, match="--resume, or remove the file"):
+        run(interrupted)
+    assert state_path(interrupted).read_bytes() == before
+    state_path(interrupted).unlink()
     assert run(interrupted) == finished[1]
     assert same(interrupted, finished[0])
+
+
+def test_training_starts_from_the_initial_weights(output):
+    initial = CapsNet(CONFIG)
+    start = {name: tensor.clone() for name, tensor in initial.state_dict().items()}
+    options = dataclasses.replace(OPTIONS, epochs=1, learning_rate=1e-12)
+    run(output, options, initial=initial)
+    trained = load_checkpoint(output).state_dict()
+    assert all(torch.allclose(trained[name], start[name], atol=1e-8) for name in start)
+
+
+def test_initial_weights_of_another_network_are_refused(output):
+    other = CapsNet(dataclasses.replace(CONFIG, stem_channels=7))
+    with pytest.raises(CheckpointError, match="of another network"):
+        run(output, initial=other)
+    assert not output.exists()
 
 
 def state_of(document, **tensors):
