@@ -641,8 +641,11 @@ def _verify(request: "Request", name: str, report: _Report) -> dict[str, Any]:
     """Verify in a fresh process; the document calls the artifact by its final name."""
     from capsnet.runtime.verification import verify_in_fresh_process
 
-    with report.console.status(f"verifying {name}"):
-        document = verify_in_fresh_process(request)
+    try:
+        with report.console.status(f"verifying {name}"):
+            document = verify_in_fresh_process(request)
+    except CapsNetError as error:
+        raise type(error)(str(error).replace(str(request.artifact), name)) from error
     document["artifact"]["file"] = name
     return document
 

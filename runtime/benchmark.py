@@ -91,7 +91,7 @@ class _Worker:
             "threads": threads,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "capsnet.runtime.worker", json.dumps(request)],
+            [sys.executable, "-P", "-m", "capsnet.runtime.worker", json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

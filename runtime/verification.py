@@ -132,7 +132,8 @@ def verify_in_fresh_process(request: Request) -> dict[str, Any]:
         ResultError: if the process crashes, hangs, or gives no verdict.
     """
     values = json.dumps(dataclasses.asdict(request), default=str)
-    command = [sys.executable, "-m", "capsnet.runtime.verification", values]
+    # -P: files of the working folder must not stand in for the installed modules.
+    command = [sys.executable, "-P", "-m", "capsnet.runtime.verification", values]
     timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
     try:
         child = subprocess.run(

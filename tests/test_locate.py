@@ -12,9 +12,7 @@ from onnx import numpy_helper
 from capsnet.export.lower import lower
 from capsnet.runtime.locate import locate, onnx_stages, readable_stages
 
-STACK = with_layers(
-    dataclasses.replace(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3)
-)
+STACK = with_layers(dataclasses.replace(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
 IMAGES = random_images(SMALL, 4)
 STAGES = (
     "stem",

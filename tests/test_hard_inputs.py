@@ -1,0 +1,127 @@
+"""The suite of hard inputs: every part of it can fail an artifact."""
+
+import numpy as np
+import pytest
+import torch
+from artifacts import SMALL, lively_model, random_images
+
+from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
+from capsnet.runtime.eager import EagerModel
+from capsnet.runtime.hard_inputs import check_hard_inputs, near_ties
+
+NAMES = ("lengths", "capsules")
+SUITE = (
+    "all zeros",
+    "all ones",
+    "one bright pixel",
+    "uniform noise",
+    "near-ties between two classes",
+    "values from -1 to 2",
+    "batch of one",
+    "empty batch",
+    "batch of 1000",
+)
+METADATA = ArtifactMetadata(
+    toolkit_version="",
+    exporter="",
+    versions={},
+    checkpoint_sha256=None,
+    config=SMALL,
+    routing="projected",
+    precision="fp32",
+    inputs=(input_spec(SMALL, "batch"),),
+    outputs=output_specs(SMALL, "batch", NAMES),
+)
+
+
+@pytest.fixture(scope="module")
+def references():
+    model = lively_model(SMALL)
+    return EagerModel(model, torch.float64), EagerModel(model, torch.float32)
+
+
+class Sound:
+    """A candidate that is right; subclasses spoil the outputs of the images they do not like."""
+
+    metadata = METADATA
+
+    def __init__(self, model):
+        self.model = model
+
+    def run(self, images):
+        if len(images) == 0:
+            outputs = {
+                spec.name: np.empty((0, *spec.shape[1:]), np.float32)
+                for spec in self.metadata.outputs
+            }
+        else:
+            outputs = self.model.run(images, NAMES)
+        return self.spoil(images, outputs)
+
+    def spoil(self, images, outputs):  # noqa: ARG002
+        return outputs
+
+
+def spoiling(dislikes, change):
+    class Spoiling(Sound):
+        def spoil(self, images, outputs):
+            if dislikes(images):
+                change(outputs)
+            return outputs
+
+    return Spoiling
+
+
+def nan(outputs):
+    outputs["lengths"][...] = np.nan
+
+
+def off(outputs):
+    outputs["capsules"] += np.float32(1e-3)
+
+
+def failed(references, candidate):
+    results = check_hard_inputs(*references, candidate(references[1]), random_images(SMALL, 12))
+    assert tuple(result.name for result in results) == SUITE
+    return [result.name for result in results if result.failures]
+
+
+def test_a_sound_candidate_passes_every_input(references):
+    assert failed(references, Sound) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dislikes"),
+    [
+        ("all zeros", lambda x: len(x) and not x.any()),
+        ("all ones", lambda x: len(x) and (x == 1).all()),
+        ("one bright pixel", lambda x: np.count_nonzero(x) == 1),
+        ("uniform noise", lambda x: len(x) == 8 and x.min() >= 0),
+        ("values from -1 to 2", lambda x: len(x) and x.min() < 0),
+        ("batch of one", lambda x: len(x) == 1 and np.count_nonzero(x) > 1 and x.std() > 0),
+        ("batch of 1000", lambda x: len(x) == 1000),
+    ],
+)
+@pytest.mark.parametrize("change", [nan, off])
+def test_a_candidate_that_is_wrong_on_one_input_fails_there(references, name, dislikes, change):
+    assert name in failed(references, spoiling(dislikes, change))
+
+
+def test_a_wrong_shape_of_the_empty_batch_fails(references):
+    def change(outputs):
+        outputs["lengths"] = np.empty((0, 3), np.float32)
+
+    assert failed(references, spoiling(lambda x: len(x) == 0, change)) == ["empty batch"]
+
+
+def test_near_ties_lie_between_two_classes(references):
+    golden = references[0]
+    ties = near_ties(golden, random_images(SMALL, 12))
+    assert 1 <= len(ties) <= 4
+    lengths = np.sort(golden.run(ties, ("lengths",))["lengths"], axis=1)
+    assert (lengths[:, -1] - lengths[:, -2]).max() < 1e-5
+
+
+def test_images_of_one_class_have_no_near_ties(references):
+    images = random_images(SMALL, 1).repeat(3, axis=0)
+    assert near_ties(references[0], images).shape == (0, *SMALL.image_shape)
