@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ArtifactError, ConfigError
@@ -129,7 +129,7 @@ class ArtifactMetadata:
                 )
             iterations = tuple(values.pop("routing_iterations"))
             metadata = cls(**values)
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
             raise ArtifactError(f"the metadata is damaged: {error!r}; export again") from error
         metadata._check(iterations)
         return metadata
@@ -140,6 +140,11 @@ class ArtifactMetadata:
             raise ArtifactError(
                 f"the metadata contradicts itself: routing iterations {list(iterations)}, but the "
                 f"model configuration says {list(self.routing_iterations)}; export again"
+            )
+        if self.precision not in get_args(Precision):
+            raise ArtifactError(
+                f"the metadata names the precision {self.precision!r}, expected one of "
+                f"{', '.join(get_args(Precision))}; export again"
             )
         batch = self.inputs[0].shape[0] if self.inputs else None
         names = tuple(spec.name for spec in self.outputs)

@@ -82,12 +82,17 @@ class _Report:
     def __init__(self, json_target: str | None) -> None:
         self._target = json_target
 
+    @property
+    def to_standard_output(self) -> bool:
+        """Whether standard output carries the JSON."""
+        return self._target == "-"
+
     @functools.cached_property
     def console(self) -> "Console":
         """Standard output, unless that carries the JSON."""
         from rich.console import Console
 
-        console = Console(stderr=self._target == "-", highlight=False, soft_wrap=True)
+        console = Console(stderr=self.to_standard_output, highlight=False, soft_wrap=True)
         if not console.is_terminal:
             console.width = _FILE_WIDTH
         return console
@@ -97,7 +102,7 @@ class _Report:
         if self._target is None:
             return
         text = json.dumps(document, indent=2) + "\n"
-        if self._target == "-":
+        if self.to_standard_output:
             click.echo(text, nl=False)
             return
         from capsnet.files import atomic_path
@@ -241,7 +246,7 @@ def export_command(
     from capsnet.export.onnx import to_onnx
     from capsnet.export.torchscript import to_torchscript
     from capsnet.files import atomic_path, file_sha256
-    from capsnet.runtime.certificate import write_certificate
+    from capsnet.runtime.certificate import certificate_path, write_certificate
 
     if page is not None and not verified:
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
@@ -272,6 +277,8 @@ def export_command(
                 raise _NotProvenError  # so that the file does not appear
         if document["verdict"] == "pass":
             write_certificate(document, target)
+        elif not verified:
+            certificate_path(target).unlink(missing_ok=True)  # it was that of the replaced file
     _write_page(documents, page)
     seconds = round(time.monotonic() - started, 2)
     report.write_json({"artifacts": documents, "seconds": seconds})
@@ -319,6 +326,8 @@ def verify_command(
 @_reporting
 def inspect_command(report: _Report, artifact: Path, device: "Device") -> None:
     """Show what an artifact says about itself, and where its nodes run."""
+    from rich.markup import escape
+
     from capsnet.files import file_sha256
     from capsnet.runtime.session import open_session
 
@@ -336,7 +345,7 @@ def inspect_command(report: _Report, artifact: Path, device: "Device") -> None:
     metadata = document.pop("metadata")
     for key, value in (document | metadata).items():
         text = value if isinstance(value, str) else json.dumps(value)
-        report.console.print(f"[bold]{key:20}[/] {text}")
+        report.console.print(f"[bold]{key:20}[/] {escape(text)}")
 
 
 @cli.command("predict")
@@ -373,6 +382,10 @@ def predict_command(
     from capsnet.runtime.prediction import predict, write_csv, write_jsonl
     from capsnet.runtime.session import open_session
 
+    if output is None and report.to_standard_output:
+        raise click.UsageError(
+            "--json - and the predictions would share standard output: give --output"
+        )
     write = {"csv": write_csv, "jsonl": write_jsonl}[output_format]
     session = open_session(artifact, device, require_certificate=certified)
     for note in session.notes:
@@ -389,7 +402,7 @@ def predict_command(
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             count = write(predict(session, images), file)
-        report.console.print(f"{count} predictions in {output}")
+        report.console.print(f"{count} predictions in {output}", markup=False)
     report.write_json({"artifact": artifact.name, "device": session.device, "predictions": count})
 
 
@@ -573,10 +586,12 @@ def train_command(
         except KeyboardInterrupt:
             report.console.print(
                 f"interrupted; the run is saved in {state_path(output)}. "
-                "Give the same command with --resume to continue."
+                "Give the same command with --resume to continue.",
+                markup=False,
             )
             raise
-    report.console.print(f"best test accuracy {max(history):.2%}, written to {output}")
+    best = f"best test accuracy {max(history):.2%}, written to {output}"
+    report.console.print(best, markup=False)
     report.write_json({"output": str(output), "device": device, "test_accuracy": history})
 
 

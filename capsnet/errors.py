@@ -25,6 +25,7 @@ __all__ = [
     "ExportError",
     "OutputError",
     "ResultError",
+    "first_line",
 ]
 
 
@@ -68,3 +69,9 @@ class ResultError(CapsNetError):
     """An artifact that computes something other than the model it was exported from."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

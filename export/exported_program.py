@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError
+from capsnet.errors import ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
 
@@ -49,9 +49,10 @@ def to_exported_program(
     dynamic = {0: torch.export.Dim("batch")} if batch is None else {}
     try:
         program = torch.export.export(lowered, (image,), dynamic_shapes=(dynamic,))
-    except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"torch.export could not capture the network: {reason}") from error
+    except Exception as error:  # the exporter's own errors have many kinds
+        raise ExportError(
+            f"torch.export could not capture the network: {first_line(error)}"
+        ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it holds paths of the exporting machine
     program.example_inputs = None  # it would be stored as a pickle

@@ -19,7 +19,7 @@ from capsnet.artifact import (
     TensorSpec,
 )
 from capsnet.config import CapsNetConfig
-from capsnet.errors import ExportError
+from capsnet.errors import ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.model import CapsNet
@@ -157,9 +157,10 @@ def _capture(
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")} if dynamic else {},),
             )
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"torch.onnx could not export the network: {reason}") from error
+        except Exception as error:  # the exporter's own errors have many kinds
+            raise ExportError(
+                f"torch.onnx could not export the network: {first_line(error)}"
+            ) from error
     assert program is not None
     return program.model_proto
 

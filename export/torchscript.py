@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError
+from capsnet.errors import ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
 
@@ -63,9 +63,10 @@ def to_torchscript(
             # The proof of the file is parity on real images, not a second trace.
             traced = torch.jit.trace(lowered, (image,), check_trace=False)
             frozen = torch.jit.freeze(traced)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"torch.jit could not trace the network: {reason}") from error
+        except Exception as error:  # the tracer's own errors have many kinds
+            raise ExportError(
+                f"torch.jit could not trace the network: {first_line(error)}"
+            ) from error
         torch.jit.save(frozen, archive, _extra_files={METADATA_KEY: metadata.to_json()})
     path.write_bytes(_reproducible(archive))
     return metadata

@@ -11,7 +11,7 @@ import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as status
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
-from capsnet.errors import ArtifactError, DeviceError
+from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
 
@@ -51,22 +51,21 @@ class OrtSession(Session):
         if device == "cuda" and reason:
             raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
         self.device = "cpu" if device == "cpu" or reason else "cuda"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _FATAL
-        options.intra_op_num_threads = threads or usable_cpus()
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-        if self.device == "cuda":
-            # TF32 rounds float32 inputs to 10 bits: not the same numbers.
-            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        self._session = self._create(path, threads)
+        if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
+            if device == "cuda":
+                raise DeviceError(
+                    f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
+                    "use --device cpu"
+                )
+            self.device = "cpu"
+            self._session = self._create(path, threads)
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except _ERRORS as error:
+            document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        except UnicodeDecodeError as error:
             raise ArtifactError(
-                f"onnxruntime cannot load {path}: {_first_line(error)}; the file is truncated, "
-                "damaged, or needs a newer onnxruntime: export it again or upgrade"
+                f"{path}: the metadata is damaged: {error}; export again"
             ) from error
-        document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if document is None:
             raise ArtifactError(
                 f"{path} is an ONNX file without capsnet metadata: export it with capsnet-export"
@@ -77,11 +76,24 @@ class OrtSession(Session):
             raise ArtifactError(f"{path}: {error}") from error
         self._check_interface(path)
         self._check_iterations(path)
-        if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
-            raise DeviceError(
-                f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
-                "use --device cpu"
-            )
+
+    def _create(self, path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+        """A session of onnxruntime on ``self.device``, or on what it silently took instead."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = threads or usable_cpus()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
+        if self.device == "cuda":
+            # TF32 rounds float32 inputs to 10 bits: not the same numbers.
+            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=providers)
+        except _ERRORS as error:
+            raise ArtifactError(
+                f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "
+                "damaged, or needs a newer onnxruntime: export it again or upgrade"
+            ) from error
 
     @property
     def placement(self) -> Mapping[str, str]:
@@ -107,7 +119,7 @@ class OrtSession(Session):
             values = self._session.run(names, {self.metadata.inputs[0].name: images})
         except _ERRORS as error:
             raise ArtifactError(
-                f"onnxruntime failed on a batch of {len(images)}: {_first_line(error)}"
+                f"onnxruntime failed on a batch of {len(images)}: {first_line(error)}"
             ) from error
         return dict(zip(names, values, strict=True))
 
@@ -134,10 +146,6 @@ def _show(specs: tuple[TensorSpec, ...]) -> str:
     return "; ".join(
         f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in specs
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 @functools.cache

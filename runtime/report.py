@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["parity_table", "stage_lines", "summary_lines"]
@@ -29,7 +30,7 @@ def parity_table(documents: list[dict[str, Any]]) -> Table:
             errors = worst["errors"]
             passed = all(check["passed"] for check in checks)
             table.add_row(
-                document["artifact"]["file"] if row == 0 else "",
+                escape(document["artifact"]["file"]) if row == 0 else "",
                 name,
                 f"{errors['max']:.2e}",
                 f"{own['max']:.2e}",
@@ -55,7 +56,7 @@ def summary_lines(document: dict[str, Any]) -> list[str]:
     lines = [
         f"{size}, {verdict} on {document['device']} ({where})",
         f"class agreement {parity['agreement']:.2%} on {parity['images']} images "
-        f"({document['images']['source']}), {len(parity['flips'])} flips",
+        f"({escape(document['images']['source'])}), {len(parity['flips'])} flips",
     ]
     if parity["accuracy"] is not None:
         accuracy = ", ".join(f"{who} {value:.2%}" for who, value in parity["accuracy"].items())
@@ -66,7 +67,7 @@ def summary_lines(document: dict[str, Any]) -> list[str]:
     if parity["overridden"]:
         lines.append("[yellow]the error budget was overridden by --atol/--rtol[/]")
     failures = [*parity["failures"], *(f for result in hard for f in result["failures"])]
-    return lines + [f"[red]FAILED[/] {failure}" for failure in failures]
+    return lines + [f"[red]FAILED[/] {escape(failure)}" for failure in failures]
 
 
 def stage_lines(stages: list[dict[str, Any]]) -> str:

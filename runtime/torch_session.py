@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.errors import ArtifactError, DeviceError
+from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
 
@@ -44,10 +44,9 @@ class TorchSession(Session):
         try:
             document, self._module, self._nodes = self._load(path)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise ArtifactError(
-                f"torch cannot load {path}: {reason}; the file is truncated, damaged, or needs "
-                "another torch: export it again"
+                f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
+                "or needs another torch: export it again"
             ) from error
         if not document:
             raise ArtifactError(
@@ -83,8 +82,9 @@ class TorchSession(Session):
                 values = self._module(torch.from_numpy(images).to(self.device))
                 arrays = [value.cpu().numpy() for value in values]
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ArtifactError(f"torch failed on a batch of {len(images)}: {reason}") from error
+            raise ArtifactError(
+                f"torch failed on a batch of {len(images)}: {_last_line(error)}"
+            ) from error
         return dict(zip((spec.name for spec in self.metadata.outputs), arrays, strict=False))
 
     def _check_interface(self, path: Path) -> None:
@@ -100,10 +100,9 @@ class TorchSession(Session):
                 values = self._module(image)
             found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
             raise ArtifactError(
                 f"{path}: the metadata contradicts the graph, which does not take "
-                f"{list(image.shape)} images: {reason}; export it again"
+                f"{list(image.shape)} images: {_last_line(error)}; export it again"
             ) from error
         if found != expected:
             raise ArtifactError(
@@ -113,3 +112,8 @@ class TorchSession(Session):
 
     def _input_shape(self) -> tuple[int | str, ...]:
         return self.metadata.inputs[0].shape
+
+
+def _last_line(error: Exception) -> str:
+    """The reason, which torch gives below its own stack trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -6,7 +6,6 @@ is that process: a request as JSON on its command line, a document as JSON on it
 """
 
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
 from capsnet.runtime.details import collect_details
 from capsnet.runtime.hard_inputs import check_hard_inputs
-from capsnet.runtime.inputs import stream_images
+from capsnet.runtime.inputs import count_images, stream_images
 from capsnet.runtime.parity import Tolerance, compare
 from capsnet.runtime.session import Device, open_session
 
@@ -144,12 +143,13 @@ def verify_in_fresh_process(request: Request) -> dict[str, Any]:
             f"verification of {request.artifact} hung: no verdict within {timeout:.0f} s"
         ) from error
     try:
-        answer = json.loads(child.stdout)
+        # The last line is the answer; libraries may have said something before it.
+        answer = json.loads(child.stdout.strip().splitlines()[-1])
         if "error" in answer:
             raise _rebuild_error(answer)
-        if answer["verdict"] in ("pass", "fail"):
+        if answer["verdict"] in ("pass", "fail") and child.returncode == 0:
             return dict(answer)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IndexError):
         pass
     last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
     raise ResultError(
@@ -193,20 +193,26 @@ def load_images(
         pixels, labels = load_split(request.images, "t10k")
     else:
         source = request.images.name
-        stream = (image for _, image in stream_images([request.images], config.image_shape))
-        loaded = list(itertools.islice(stream, request.samples))
-        if not loaded:
+        total = count_images([request.images], config.image_shape)
+        if total == 0:
             raise DataError(f"{request.images} holds no images; give at least one")
-        return source, np.stack(loaded), None
+        wanted = set(_spread(total, request.samples).tolist())
+        stream = enumerate(stream_images([request.images], config.image_shape))
+        return source, np.stack([image for n, (_, image) in stream if n in wanted]), None
     if pixels.shape[1:] != config.image_shape:
         raise DataError(
             f"{source}: the images are {list(pixels.shape[1:])}, "
             f"the network takes {list(config.image_shape)}"
         )
-    count = min(request.samples or len(pixels), len(pixels))
-    chosen = np.arange(count) * len(pixels) // count
+    chosen = _spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
     return source, images, None if labels is None else labels[chosen]
+
+
+def _spread(total: int, samples: int | None) -> npt.NDArray[np.int64]:
+    """Indices of so many of all images, spread evenly."""
+    count = min(samples or total, total)
+    return np.arange(count) * total // count
 
 
 def _rebuild_error(answer: dict[str, Any]) -> CapsNetError:
@@ -226,7 +232,7 @@ def _main(argument: str) -> None:
         answer = verify(request)
     except CapsNetError as error:
         answer = {"error": str(error), "kind": type(error).__name__}
-    json.dump(answer, sys.stdout)
+    print(f"\n{json.dumps(answer)}")
 
 
 if __name__ == "__main__":

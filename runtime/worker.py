@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from capsnet.errors import CapsNetError
+from capsnet.errors import CapsNetError, first_line
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
@@ -97,7 +97,7 @@ def main() -> None:
     except CapsNetError as error:
         say({"error": str(error)})
     except Exception as error:  # whatever a backend throws is this candidate's result
-        say({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"})
+        say({"error": f"{type(error).__name__}: {first_line(error)}"})
 
 
 if __name__ == "__main__":

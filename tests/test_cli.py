@@ -130,7 +130,6 @@ def test_export_without_verification_says_so_and_writes_no_certificate(folder, r
     assert not (folder / "out.onnx.parity.json").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the certificate of the replaced file stays beside it")
 def test_export_without_verification_leaves_no_certificate_of_other_bytes(folder, run, quick):
     run(*EXPORT, "--images", "images.npy", "--output", "out.onnx")
     quick.content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
@@ -218,7 +217,6 @@ def test_network_without_a_decoder_cannot_be_exported_with_reconstruction(folder
     assert "no decoder" in one_message(result)
 
 
-@pytest.mark.xfail(strict=True, reason="brackets of a file name are taken for markup")
 def test_brackets_in_a_file_name_are_shown(folder, run, quick):
     result = run(*EXPORT, "--no-verify", "--output", "model[dev].onnx")
     assert result.code == 0
@@ -432,21 +430,21 @@ def test_artifact_that_cannot_be_opened_is_an_environment_error(
             ("predict", "model.onnx", "images.npy", "--output", "out.csv"),
             {"artifact", "device", "predictions"},
         ),
-        pytest.param(
-            ("predict", "model.onnx", "images.npy"),
-            {"artifact", "device", "predictions"},
-            marks=pytest.mark.xfail(
-                strict=True, raises=ValueError, reason="the predictions go to standard output too"
-            ),
-        ),
     ],
-    ids=["export", "no verification", "verify", "inspect", "predict to a file", "predict"],
+    ids=["export", "no verification", "verify", "inspect", "predict"],
 )
 def test_json_is_all_that_standard_output_carries(folder, run, quick, arguments, keys):
     result = run(*arguments, "--json", "-")
     assert result.code == 0
     document = json.loads(result.out)
     assert keys <= document.keys()
+
+
+def test_predictions_and_json_do_not_share_standard_output(folder, run):
+    result = run("predict", "model.onnx", "images.npy", "--json", "-")
+    assert result.code == 2
+    assert "give --output" in result.err
+    assert result.out == ""
 
 
 def test_json_file_holds_what_standard_output_would(folder, run, quick):

@@ -569,6 +569,6 @@ def test_imports_only_numpy():
         "print([m for m in ('torch', 'onnx', 'onnxruntime', 'PIL') if m in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"

@@ -343,12 +343,7 @@ def test_search_for_telling_strings_sees_stack_traces():
         torch.onnx.OnnxExporterError("no such operator\nmore"),
         RuntimeError("no such operator"),
         ValueError("no such operator"),
-        pytest.param(
-            TypeError("no such operator"),
-            marks=pytest.mark.xfail(
-                strict=True, raises=TypeError, reason="other exceptions of the exporter escape"
-            ),
-        ),
+        TypeError("no such operator"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -362,9 +357,6 @@ def test_failure_of_the_exporter_is_an_export_error_in_one_line(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=IndexError, reason="the first line of an empty message is looked for"
-)
 def test_failure_of_the_exporter_without_a_word_is_an_export_error(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError

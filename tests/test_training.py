@@ -290,7 +290,15 @@ KILLS = ["step 4", "step 10", "step 14", "sync 9"]
 def killed(tmp_path_factory):
     """Folder of runs that SIGKILL ended; each saved its state after every step."""
     folder = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-c", KILLED_RUN, str(Path(__file__).parent), str(folder), *KILLS]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        KILLED_RUN,
+        str(Path(__file__).parent),
+        str(folder),
+        *KILLS,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.stdout.split() == [str(int(signal.SIGKILL))] * len(KILLS), result.stderr
     return folder
