@@ -27,7 +27,8 @@ class ExportedProgramSession(TorchSession):
     ) -> tuple[str, Callable[[Tensor], Sequence[Tensor]], Sequence[tuple[str, str]]]:
         _refuse_pickles(path)
         extra = {METADATA_KEY: ""}
-        program = torch.export.load(path, extra_files=extra)
+        with path.open("rb") as file:  # by name, torch wants it to end in .pt2
+            program = torch.export.load(file, extra_files=extra)
         module = program.module().to(self.device)
         nodes = [
             (node.name, str(node.target))

@@ -45,9 +45,7 @@ def parity_table(documents: list[dict[str, Any]]) -> Table:
 def summary_lines(document: dict[str, Any]) -> list[str]:
     """Size, verdict, agreement, accuracy and failures of one artifact, a line each."""
     artifact = document["artifact"]
-    size = (
-        f"{artifact['file']}: {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {artifact['sha256'][:16]}"
-    )
+    size = f"{escape(artifact['file'])}: {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {artifact['sha256'][:16]}"
     if "parity" not in document:
         return [f"{size}, [yellow]not verified[/]"]
     parity = document["parity"]

@@ -84,7 +84,7 @@ FAULTS = {
     "one bias": (one_bias, ABOVE),
     "a NaN weight": (not_a_number, "lengths holds NaN or infinity"),
     "an infinite weight": (infinite, "holds NaN or infinity"),
-    "classes in another order": (reordered_classes, "changes its class"),
+    "classes in another order": (reordered_classes, ABOVE),
     "capsules in another order": (reordered_capsules, ABOVE),
     "a mirrored kernel": (mirrored_kernel, ABOVE),
     "weights rounded to float16": (half_precision_weights, ABOVE),
