@@ -45,7 +45,8 @@ def parity_table(documents: list[dict[str, Any]]) -> Table:
 def summary_lines(document: dict[str, Any]) -> list[str]:
     """Size, verdict, agreement, accuracy and failures of one artifact, a line each."""
     artifact = document["artifact"]
-    size = f"{escape(artifact['file'])}: {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {artifact['sha256'][:16]}"
+    name, digest = escape(artifact["file"]), artifact["sha256"][:16]
+    size = f"{name}: {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {digest}"
     if "parity" not in document:
         return [f"{size}, [yellow]not verified[/]"]
     parity = document["parity"]
