@@ -355,6 +355,13 @@ def test_reference_that_is_no_number_never_passes(who):
     assert not report.passed
 
 
+def test_a_baseline_that_is_far_off_is_no_measure():
+    golden = golden_table()
+    report = judge_tables(golden, baseline=shifted(golden, 0.25))
+    assert not report.passed
+    assert any("the float32 model itself is off by" in failure for failure in report.failures)
+
+
 def test_infinite_baseline_excuses_nothing():
     golden = golden_table()
     baseline = changed(golden, "lengths", (2, 1), np.inf)
