@@ -143,7 +143,7 @@ _images = click.option(
 _samples = click.option(
     "--samples",
     type=_CountOr("all"),
-    default="128",
+    default="64",
     show_default=True,
     help="How many of the images to verify on, spread evenly.",
 )
