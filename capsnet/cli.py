@@ -426,7 +426,7 @@ def predict_command(
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=3),
+    type=click.IntRange(min=7),  # with fewer, the bootstrap interval has no useful end
     default=9,
     show_default=True,
     help="How often each candidate is timed.",
