@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "export_main", "main"]
 
+_STARTED = time.monotonic()  # before anything slow is imported
 _INTERRUPTED = 130
 _ENVIRONMENT = 3
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
@@ -167,7 +168,6 @@ def _judging(function: Callable[..., None]) -> Callable[..., None]:
         atol, rtol = options.pop("atol"), options.pop("rtol")
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
         request = Request(
-            artifact=options.pop("artifact", Path()),
             checkpoint=_checkpoint_or_default(options.pop("checkpoint")),
             images=options.pop("images"),
             samples=options.pop("samples"),
@@ -240,47 +240,58 @@ def export_command(
     The file appears only after a fresh process has compared it with the original model; its
     certificate, FILE.parity.json, appears beside it.
     """
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.export.exported_program import to_exported_program
-    from capsnet.export.lower import lower
-    from capsnet.export.onnx import to_onnx
-    from capsnet.export.torchscript import to_torchscript
-    from capsnet.files import atomic_path, file_sha256
+    from capsnet.files import StagedFile, file_sha256
     from capsnet.runtime.certificate import certificate_path, write_certificate
+    from capsnet.runtime.verification import FreshProcess
 
     if page is not None and not verified:
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
-    exporters: dict[str, Callable[..., ArtifactMetadata]] = {
-        "onnx": functools.partial(to_onnx, opset=opset),
-        "torchscript": to_torchscript,
-        "pt2": to_exported_program,
-    }
-    started = time.monotonic()
     targets = _targets(formats, output)
-    model = load_checkpoint(request.checkpoint)
-    lowered = lower(model, reconstruction=reconstruction, routing=routing)
-    digest = file_sha256(request.checkpoint)
-    documents = []
-    for name, target in targets.items():
-        with contextlib.suppress(_NotProvenError), atomic_path(target) as temporary:
-            with report.console.status(f"exporting {target.name}"):
+    with contextlib.ExitStack() as stack:
+        staged = {name: stack.enter_context(StagedFile(target)) for name, target in targets.items()}
+        # It computes the reference results while this process exports.
+        judge = stack.enter_context(FreshProcess(request)) if verified else None
+        from capsnet.checkpoint import load_checkpoint
+        from capsnet.export.exported_program import to_exported_program
+        from capsnet.export.lower import lower
+        from capsnet.export.onnx import to_onnx
+        from capsnet.export.torchscript import to_torchscript
+
+        exporters: dict[str, Callable[..., ArtifactMetadata]] = {
+            "onnx": functools.partial(to_onnx, opset=opset),
+            "torchscript": to_torchscript,
+            "pt2": to_exported_program,
+        }
+        model = load_checkpoint(request.checkpoint)
+        lowered = lower(model, reconstruction=reconstruction, routing=routing)
+        digest = file_sha256(request.checkpoint)
+        documents = []
+        for name, file in staged.items():
+            with report.console.status(f"exporting {targets[name].name}"):
                 metadata = exporters[name](
-                    lowered, temporary, batch=batch, checkpoint_sha256=digest
+                    lowered, file.path, batch=batch, checkpoint_sha256=digest
                 )
-            if verified:
-                asked = dataclasses.replace(request, artifact=temporary)
-                document = _verify(asked, target.name, report)
+            if judge is None:
+                documents.append(_unverified(name, file.path, metadata))
             else:
-                document = _unverified(name, target.name, temporary, metadata)
-            documents.append(document)
+                judge.submit(file.path)
+        if judge is not None:
+            with (
+                report.console.status("verifying"),
+                _calling({file.path: targets[name].name for name, file in staged.items()}),
+            ):
+                documents = judge.documents()
+        for document, (name, file) in zip(documents, staged.items(), strict=True):
+            document["artifact"]["file"] = targets[name].name
             if document["verdict"] == "fail":
-                raise _NotProvenError  # so that the file does not appear
-        if document["verdict"] == "pass":
-            write_certificate(document, target)
-        elif not verified:
-            certificate_path(target).unlink(missing_ok=True)  # it was that of the replaced file
+                continue
+            file.commit()
+            if verified:
+                write_certificate(document, targets[name])
+            else:  # what lies there was the certificate of the replaced file
+                certificate_path(targets[name]).unlink(missing_ok=True)
     _write_page(documents, page)
-    seconds = round(time.monotonic() - started, 2)
+    seconds = round(time.monotonic() - _STARTED, 2)
     report.write_json({"artifacts": documents, "seconds": seconds})
     _print_verdicts(documents, report)
     report.console.print(f"[dim]{seconds:.1f} s[/]")
@@ -297,6 +308,7 @@ def export_command(
 @_reporting
 def verify_command(
     report: _Report,
+    artifact: Path,
     request: "Request",
     locate: bool,
     in_process: bool,
@@ -307,12 +319,17 @@ def verify_command(
     Writes the certificate ARTIFACT.parity.json, whatever the verdict.
     """
     from capsnet.runtime.certificate import write_certificate
-    from capsnet.runtime.verification import verify
+    from capsnet.runtime.verification import FreshProcess, Judge
 
-    artifact = request.artifact
-    document = verify(request) if in_process else _verify(request, artifact.name, report)
+    with report.console.status(f"verifying {artifact.name}"):
+        if in_process:
+            document = Judge(request).judge(artifact)
+        else:
+            with FreshProcess(request) as judge:
+                judge.submit(artifact)
+                [document] = judge.documents()
     if locate and document["verdict"] == "fail":
-        document["stages"] = _locate(request, document["artifact"]["format"])
+        document["stages"] = _locate(request, artifact, document["artifact"]["format"])
     write_certificate(document, artifact)
     _write_page([document], page)
     report.write_json(document)
@@ -472,7 +489,7 @@ def bench_command(
 
     source = _checkpoint_or_default(checkpoint)
     model = load_checkpoint(source)
-    _, images, _ = load_images(Request(Path(), source, samples=_BENCH_IMAGES), model.config, "")
+    _, images, _ = load_images(Request(source, samples=_BENCH_IMAGES), model.config, "")
     chosen = candidates or _BUILT_IN
     with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
         compared = [
@@ -629,8 +646,16 @@ def _explain(error: Exception) -> tuple[int, str]:
     return _ENVIRONMENT, f"unexpected {type(error).__name__}: {error}; --debug shows the traceback"
 
 
-class _NotProvenError(Exception):
-    """Leaves the block of a file that failed verification."""
+@contextlib.contextmanager
+def _calling(names: dict[Path, str]) -> Iterator[None]:
+    """Call staged files by their final names in errors."""
+    try:
+        yield
+    except CapsNetError as error:
+        message = str(error)
+        for path, name in names.items():
+            message = message.replace(str(path), name)
+        raise type(error)(message) from error
 
 
 def _checkpoint_or_default(checkpoint: Path | None) -> Path:
@@ -650,19 +675,6 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
         return {unique[0]: output}
     folder = output or Path()
     return {name: folder / _DEFAULT_FILES[name] for name in unique}
-
-
-def _verify(request: "Request", name: str, report: _Report) -> dict[str, Any]:
-    """Verify in a fresh process; the document calls the artifact by its final name."""
-    from capsnet.runtime.verification import verify_in_fresh_process
-
-    try:
-        with report.console.status(f"verifying {name}"):
-            document = verify_in_fresh_process(request)
-    except CapsNetError as error:
-        raise type(error)(str(error).replace(str(request.artifact), name)) from error
-    document["artifact"]["file"] = name
-    return document
 
 
 def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "Candidate":
@@ -703,7 +715,7 @@ def _is_onnx(path: Path) -> bool:
     return artifact_format(path) == "onnx"
 
 
-def _locate(request: "Request", artifact_format: str) -> list[dict[str, Any]]:
+def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[dict[str, Any]]:
     """Judge every stage: of the graph for ONNX, of the lowered module for torch's formats."""
     import torch
 
@@ -715,12 +727,12 @@ def _locate(request: "Request", artifact_format: str) -> list[dict[str, Any]]:
     from capsnet.runtime.verification import load_images
 
     model = load_checkpoint(request.checkpoint)
-    metadata = open_session(request.artifact, "cpu").metadata
+    metadata = open_session(artifact, "cpu").metadata
     batch = metadata.inputs[0].shape[0]
     few = dataclasses.replace(request, samples=batch if isinstance(batch, int) else 8)
     _, images, _ = load_images(few, model.config, file_sha256(request.checkpoint))
     if artifact_format == "onnx":
-        found = onnx_stages(request.artifact, images)
+        found = onnx_stages(artifact, images)
     else:
         reconstruction = len(metadata.outputs) == 3
         lowered = lower(model, reconstruction=reconstruction, routing=metadata.routing)
@@ -742,13 +754,13 @@ def _write_page(documents: list[dict[str, Any]], page: Path | None) -> None:
         document.pop("details", None)
 
 
-def _unverified(name: str, file: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
+def _unverified(name: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
     from capsnet.files import file_sha256
 
     return {
         "verdict": "not verified",
         "artifact": {
-            "file": file,
+            "file": path.name,
             "bytes": path.stat().st_size,
             "sha256": file_sha256(path),
             "format": name,

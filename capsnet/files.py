@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from capsnet.errors import OutputError
 
-__all__ = ["atomic_path", "file_sha256"]
+__all__ = ["StagedFile", "atomic_path", "file_sha256"]
 
 
 def file_sha256(path: Path) -> str:
@@ -18,12 +19,60 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class StagedFile:
+    """A temporary file beside ``target`` that can take its place, whole or not at all.
+
+    Used as a context manager: leaving the block without :meth:`commit`, by an error or by Ctrl-C,
+    removes the temporary file, and an earlier ``target`` stays as it was. An error of the operating
+    system that leaves the block becomes an OutputError.
+
+    Args:
+        target: the file to write; a symbolic link stays one, and the file it leads to is written.
+
+    Attributes:
+        path: the temporary file, in the same folder and with the same suffix, to be written.
+
+    Raises:
+        OutputError: if the folder is missing or not writable, or the disk is full.
+    """
+
+    def __init__(self, target: Path) -> None:
+        if target.exists() and not target.is_file():  # renaming over /dev/null would remove it
+            kind = "a folder" if target.is_dir() else "a device or a pipe"
+            raise OutputError(f"cannot write {target}: it is {kind}; give the name of a file")
+        self._target = target
+        self._place = Path(os.path.realpath(target))
+        try:
+            handle, name = tempfile.mkstemp(
+                prefix=f".{target.name}.", suffix=target.suffix, dir=self._place.parent
+            )
+        except OSError as error:
+            raise OutputError(_cannot_write(target, error)) from error
+        os.close(handle)
+        self.path = Path(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(_cannot_write(self._target, error)) from error
+
+    def commit(self) -> None:
+        """Put the file in the target's place, synced to the disk before."""
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+            self.path.chmod(_default_mode())
+            self.path.replace(self._place)
+        except OSError as error:
+            raise OutputError(_cannot_write(self._target, error)) from error
+
+
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that replaces it when the block ends without an error.
-
-    The file is synced before the rename; when anything fails, or Ctrl-C arrives, the temporary file
-    is removed and an earlier ``target`` stays as it was.
+    """A staged file's path, committed when the block ends without an error.
 
     Args:
         target: the file to write.
@@ -34,27 +83,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: if the folder is missing or not writable, or the disk is full.
     """
-    if target.exists() and not target.is_file():  # renaming over /dev/null would remove the device
-        kind = "a folder" if target.is_dir() else "a device or a pipe"
-        raise OutputError(f"cannot write {target}: it is {kind}; give the name of a file")
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent
-        )
-    except OSError as error:
-        raise OutputError(_cannot_write(target, error)) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(_default_mode())
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(_cannot_write(target, error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with StagedFile(target) as staged:
+        yield staged.path
+        staged.commit()
 
 
 def _default_mode() -> int:

@@ -1,8 +1,5 @@
 """Speed of candidates that are proven right: interleaved, each in a process of its own."""
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +11,9 @@ import numpy.typing as npt
 
 from capsnet.artifact import OUTPUT_NAMES, ArtifactMetadata, input_spec, output_specs
 from capsnet.config import CapsNetConfig
-from capsnet.errors import ArtifactError, DataError
+from capsnet.errors import ArtifactError, CapsNetError, DataError
 from capsnet.runtime.parity import Reference, compare
+from capsnet.runtime.process import ChildProcess, ChildProcessEnded
 from capsnet.runtime.statistics import Ratio, Summary, is_stable, ratio, summarise
 
 __all__ = ["BASELINE", "Candidate", "Result", "benchmark"]
@@ -90,16 +88,10 @@ class _Worker:
             "device": device,
             "threads": threads,
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "capsnet.runtime.worker", json.dumps(request)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._process = ChildProcess("capsnet.runtime.worker", request)
         try:
             about = self._answer()
-        except ArtifactError:
+        except CapsNetError:
             self.close()
             raise
         self.open_seconds: float = about["open_seconds"]
@@ -121,28 +113,18 @@ class _Worker:
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, and wait for the answer."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the answer says why
+        self._process.send(request)
         return self._answer()
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ArtifactError(f"its process ended with code {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise ArtifactError(answer["error"])
-        return answer
+        try:
+            return self._process.receive()
+        except ChildProcessEnded as error:
+            raise ArtifactError(str(error)) from error
 
 
 def benchmark(
@@ -193,7 +175,7 @@ def benchmark(
                 worker = _Worker(candidate, config, device, threads)
                 workers[candidate.name] = worker
                 report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
-            except ArtifactError as error:
+            except CapsNetError as error:
                 failures[candidate.name] = str(error)
                 continue
             if not report.passed:

@@ -2,37 +2,35 @@
 
 The process that exported a model holds its graph, its weights and its libraries' state; one that
 only reads the file from disk sees what a user will see. ``python -m capsnet.runtime.verification``
-is that process: a request as JSON on its command line, a document as JSON on its standard output.
+is that process. It computes the reference once, and then judges file after file.
 """
 
 import dataclasses
-import json
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.config import CapsNetConfig
 from capsnet.data import load_split, mnist_test_set
-from capsnet.errors import CapsNetError, DataError, OutputError, ResultError
+from capsnet.errors import DataError, ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
-from capsnet.runtime.details import collect_details
-from capsnet.runtime.hard_inputs import check_hard_inputs
 from capsnet.runtime.inputs import count_images, stream_images
 from capsnet.runtime.parity import Tolerance, compare
+from capsnet.runtime.process import ChildProcess, ChildProcessEnded, Handler, serve
 from capsnet.runtime.session import Device, open_session
 
+if TYPE_CHECKING:
+    from capsnet.model import CapsNet
+
 __all__ = [
+    "FreshProcess",
+    "Judge",
     "Request",
     "load_images",
-    "verify",
-    "verify_in_fresh_process",
 ]
 
 _TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow machines need
@@ -40,20 +38,18 @@ _TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow m
 
 @dataclass(frozen=True)
 class Request:
-    """What to verify.
+    """What to verify artifacts against.
 
     Attributes:
-        artifact: the file to judge.
-        checkpoint: the checkpoint it was exported from.
+        checkpoint: the checkpoint that they were exported from.
         images: a file or folder of images, a folder of labelled IDX files, or None for the MNIST
             test set that comes with the package.
         samples: how many images to compare, spread evenly over all; None for all of them.
-        device: where to run the artifact.
+        device: where to run the artifacts.
         tolerance: a limit of the user's own on the errors.
         details: add what the report page draws: error histograms and the worst images.
     """
 
-    artifact: Path
     checkpoint: Path
     images: Path | None = None
     samples: int | None = None
@@ -62,100 +58,138 @@ class Request:
     details: bool = False
 
 
-def verify(request: Request) -> dict[str, Any]:
-    """Judge an artifact in this process.
+class Judge:
+    """Judges artifacts in this process.
 
     Args:
-        request: what to verify.
-
-    Returns:
-        The certificate's document: verdict, artifact, environment, images, and the parity report.
+        request: what to verify them against.
 
     Raises:
-        ArtifactError, CheckpointError, DataError, DeviceError: if something cannot be read or run.
-        ResultError: if the artifact was not exported from this checkpoint.
+        CheckpointError, DataError: if something cannot be read, or does not fit.
     """
-    import torch  # the reference needs it; the process that asks does not
 
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.runtime.eager import EagerModel
+    def __init__(self, request: Request) -> None:
+        import torch  # the reference needs it; the process that asks does not
 
-    started = time.monotonic()
-    session = open_session(request.artifact, request.device)
-    model = load_checkpoint(request.checkpoint)
-    digest = file_sha256(request.checkpoint)
-    claimed = session.metadata.checkpoint_sha256
-    if claimed not in (None, digest) or session.metadata.config != model.config:
-        raise ResultError(
-            f"{request.artifact} was not exported from {request.checkpoint}: it names a checkpoint "
-            f"with SHA-256 {claimed}, this one has {digest}; give the right one with --checkpoint"
+        from capsnet.checkpoint import load_checkpoint
+        from capsnet.runtime.eager import EagerModel
+        from capsnet.runtime.hard_inputs import HardInputs
+
+        self._request = request
+        self._model: CapsNet = load_checkpoint(request.checkpoint)
+        self._digest = file_sha256(request.checkpoint)
+        self._source, self._images, self._labels = load_images(
+            request, self._model.config, self._digest
         )
-    source, images, labels = load_images(request, model.config, digest)
-    golden, baseline = EagerModel(model, torch.float64), EagerModel(model, torch.float32)
-    parity = compare(golden, baseline, session, images, labels, request.tolerance)
-    hard = check_hard_inputs(golden, baseline, session, images)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "verdict": "pass" if parity.passed and not any(h.failures for h in hard) else "fail",
-        "artifact": {
-            "file": request.artifact.name,
-            "bytes": request.artifact.stat().st_size,
-            "sha256": file_sha256(request.artifact),
-            "format": session.format,
-            "metadata": session.metadata.to_dict(),
-        },
-        "checkpoint_sha256": digest,
-        "images": {"source": source, "count": len(images)},
-        "device": session.device,
-        "providers": session.providers(),
-        "environment": environment(),
-        "parity": parity.to_dict(),
-        "hard_inputs": [dataclasses.asdict(result) for result in hard],
-    }
-    if request.details:
-        document["details"] = collect_details(golden, baseline, session, images)
-    return {**document, "seconds": round(time.monotonic() - started, 2)}
+        self._golden = EagerModel(self._model, torch.float64)
+        self._baseline = EagerModel(self._model, torch.float32)
+        self._hard_inputs = HardInputs(self._golden, self._baseline, self._images)
+        for reference in (self._golden, self._baseline):  # now, while there is no file to judge
+            reference.run(self._images, ())
+
+    def judge(self, artifact: Path) -> dict[str, Any]:
+        """Compare an artifact with its reference.
+
+        Args:
+            artifact: the file.
+
+        Returns:
+            The certificate's document: verdict, artifact, environment, images, the parity report
+            and the hard inputs' results; and the details, if they were asked for.
+
+        Raises:
+            ArtifactError, DeviceError: if it cannot be read or run.
+            ResultError: if it was not exported from this checkpoint.
+        """
+        request = self._request
+        session = open_session(artifact, request.device)
+        claimed = session.metadata.checkpoint_sha256
+        if claimed not in (None, self._digest) or session.metadata.config != self._model.config:
+            raise ResultError(
+                f"{artifact} was not exported from {request.checkpoint}: it names a checkpoint "
+                f"with SHA-256 {claimed}, this one has {self._digest}; give the right one with "
+                "--checkpoint"
+            )
+        parity = compare(
+            self._golden, self._baseline, session, self._images, self._labels, request.tolerance
+        )
+        hard = self._hard_inputs.check(session)
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": "pass" if parity.passed and not any(h.failures for h in hard) else "fail",
+            "artifact": {
+                "file": artifact.name,
+                "bytes": artifact.stat().st_size,
+                "sha256": file_sha256(artifact),
+                "format": session.format,
+                "metadata": session.metadata.to_dict(),
+            },
+            "checkpoint_sha256": self._digest,
+            "images": {"source": self._source, "count": len(self._images)},
+            "device": session.device,
+            "providers": session.providers(),
+            "environment": environment(),
+            "parity": parity.to_dict(),
+            "hard_inputs": [dataclasses.asdict(result) for result in hard],
+        }
+        if request.details:
+            from capsnet.runtime.details import collect_details
+
+            document["details"] = collect_details(
+                self._golden, self._baseline, session, self._images
+            )
+        return document
 
 
-def verify_in_fresh_process(request: Request) -> dict[str, Any]:
-    """Judge an artifact in a process of its own, which shares nothing with this one.
+class FreshProcess:
+    """Judges artifacts in a process of its own, which shares nothing with this one.
+
+    The process computes the reference while the artifacts are still being exported. Used as a
+    context manager, it is killed at the end of the block if it still runs.
 
     Args:
-        request: what to verify.
-
-    Returns:
-        The document of :func:`verify`.
-
-    Raises:
-        CapsNetError: what :func:`verify` raises there, with its exit code.
-        ResultError: if the process crashes, hangs, or gives no verdict.
+        request: what to verify them against.
     """
-    values = json.dumps(dataclasses.asdict(request), default=str)
-    # -P: files of the working folder must not stand in for the installed modules.
-    command = [sys.executable, "-P", "-m", "capsnet.runtime.verification", values]
-    timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
-    try:
-        child = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ResultError(
-            f"verification of {request.artifact} hung: no verdict within {timeout:.0f} s"
-        ) from error
-    try:
-        # The last line is the answer; libraries may have said something before it.
-        answer = json.loads(child.stdout.strip().splitlines()[-1])
-        if "error" in answer:
-            raise _rebuild_error(answer)
-        if answer["verdict"] in ("pass", "fail") and child.returncode == 0:
-            return dict(answer)
-    except (ValueError, KeyError, TypeError, IndexError):
-        pass
-    last = (child.stderr.strip().splitlines() or ["nothing"])[-1]
-    raise ResultError(
-        f"verification of {request.artifact} crashed: its process ended with code "
-        f"{child.returncode} and no verdict; it said last: {last}"
-    )
+
+    def __init__(self, request: Request) -> None:
+        self._timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
+        self._process = ChildProcess(__name__, dataclasses.asdict(request))
+        self._submitted: list[Path] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+
+    def submit(self, artifact: Path) -> None:
+        """Hand in a file, which must stay as it is until its document is there."""
+        self._submitted.append(artifact)
+        self._process.send({"artifact": str(artifact)})
+
+    def documents(self) -> list[dict[str, Any]]:
+        """What :meth:`Judge.judge` returns for each file that was handed in, in order.
+
+        Raises:
+            CapsNetError: what :class:`Judge` raises there, with its exit code.
+            ResultError: if the process crashes, hangs, or gives no verdict.
+        """
+        documents = []
+        artifact = self._submitted[0]
+        try:
+            self._process.receive(self._timeout)
+            for artifact in self._submitted:
+                documents.append(self._process.receive(self._timeout))
+                if documents[-1].get("verdict") not in ("pass", "fail"):
+                    raise ResultError(f"verification of {artifact} gave no verdict")
+            self._process.finish()
+        except TimeoutError:
+            raise ResultError(
+                f"verification of {artifact} hung: no verdict within {self._timeout:.0f} s"
+            ) from None
+        except ChildProcessEnded as error:
+            raise ResultError(f"verification of {artifact} crashed: {error}") from error
+        return documents
 
 
 def load_images(
@@ -215,25 +249,19 @@ def _spread(total: int, samples: int | None) -> npt.NDArray[np.int64]:
     return np.arange(count) * total // count
 
 
-def _rebuild_error(answer: dict[str, Any]) -> CapsNetError:
-    kinds = {kind.__name__: kind for kind in CapsNetError.__subclasses__()}
-    return kinds.get(answer["kind"], OutputError)(answer["error"])
-
-
-def _main(argument: str) -> None:
-    values = json.loads(argument)
-    paths = {
-        name: None if values[name] is None else Path(values[name])
-        for name in ("artifact", "checkpoint", "images")
-    }
-    tolerance = values["tolerance"] and Tolerance(**values["tolerance"])
-    request = Request(**{**values, **paths, "tolerance": tolerance})
-    try:
-        answer = verify(request)
-    except CapsNetError as error:
-        answer = {"error": str(error), "kind": type(error).__name__}
-    print(f"\n{json.dumps(answer)}")
+def _start(values: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
+    images, tolerance = values["images"], values["tolerance"]
+    request = Request(
+        **{
+            **values,
+            "checkpoint": Path(values["checkpoint"]),
+            "images": None if images is None else Path(images),
+            "tolerance": None if tolerance is None else Tolerance(**tolerance),
+        }
+    )
+    judge = Judge(request)
+    return {}, lambda asked: judge.judge(Path(asked["artifact"]))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    serve(_start)

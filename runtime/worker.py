@@ -1,22 +1,22 @@
 """A process that holds one candidate of a benchmark, and runs it when it is told to.
 
 Candidates are timed in processes of their own: threads of an idle session spin, allocators keep
-memory, and libraries share pools, so that candidates within one process time each other. Requests
-and answers are lines of JSON on standard input and output; arrays travel as files.
+memory, and libraries share pools, so that candidates within one process time each other. Arrays
+travel as files.
 """
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from capsnet.errors import CapsNetError, first_line
+from capsnet.errors import ArtifactError, CapsNetError, first_line
+from capsnet.runtime.process import Handler, serve
 
+_T = TypeVar("_T")
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 _CLEAR_PEAK = "5"  # see proc(5): clear_refs
@@ -79,26 +79,22 @@ def _answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def main() -> None:
-    """Serve until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not look like an answer
-
-    def say(answer: dict[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
+def _start(request: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     started = time.perf_counter()
+    run, about = _guarded(_open, request)
+    about["open_seconds"] = time.perf_counter() - started
+    return about, lambda asked: _guarded(_answer, run, asked)
+
+
+def _guarded(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Whatever a backend throws is this candidate's result."""
     try:
-        run, about = _open(json.loads(sys.argv[1]))
-        say({**about, "open_seconds": time.perf_counter() - started})
-        for line in sys.stdin:
-            say(_answer(run, json.loads(line)))
-    except CapsNetError as error:
-        say({"error": str(error)})
-    except Exception as error:  # whatever a backend throws is this candidate's result
-        say({"error": f"{type(error).__name__}: {first_line(error)}"})
+        return function(*arguments)
+    except CapsNetError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 if __name__ == "__main__":
-    main()
+    serve(_start)

@@ -135,3 +135,14 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
     path = tmp_path / "bytes"
     path.write_bytes(b"capsule" * 100_000)
     assert file_sha256(path) == hashlib.sha256(b"capsule" * 100_000).hexdigest()
+
+
+def test_a_symbolic_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "model.onnx").write_text("earlier")
+    link = tmp_path / "model.onnx"
+    link.symlink_to(tmp_path / "real" / "model.onnx")
+    write(link)
+    assert link.is_symlink()
+    assert (tmp_path / "real" / "model.onnx").read_text() == "later"
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["model.onnx"]

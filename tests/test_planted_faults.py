@@ -13,7 +13,7 @@ from capsnet.errors import CapsNetError
 from capsnet.export.exported_program import to_exported_program
 from capsnet.export.lower import LoweredCapsNet, lower
 from capsnet.export.torchscript import to_torchscript
-from capsnet.runtime.verification import Request, verify
+from capsnet.runtime.verification import Judge, Request
 
 EXPORTERS = {"torchscript": to_torchscript, "pt2": to_exported_program}
 
@@ -126,9 +126,9 @@ def folder(tmp_path_factory):
 
 def verdict(folder, artifact):
     """The verdict, and everything that was said."""
-    request = Request(artifact, folder / "model.safetensors", folder / "images.npy", device="cpu")
+    request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
     try:
-        document = verify(request)
+        document = Judge(request).judge(artifact)
     except CapsNetError as error:
         return "fail", str(error)
     hard = [failure for result in document["hard_inputs"] for failure in result["failures"]]
