@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from capsnet.artifact import ArtifactMetadata
     from capsnet.model import CapsNet
-    from capsnet.runtime.benchmark import Candidate, Result
+    from capsnet.runtime.benchmark import Candidate, Part, Result
     from capsnet.runtime.session import Device
     from capsnet.runtime.verification import Request
     from capsnet.training import Progress as TrainingProgress
@@ -36,7 +36,8 @@ _DEFAULT_FILES = {
     "torchscript": "capsnet.torchscript.pt",
     "pt2": "capsnet.pt2",
 }
-_BUILT_IN = ("eager", "compile", "torchscript", "onnx-naive", "onnx")
+_BUILT_IN = ("eager", "compile", "torchscript", "onnx-naive", "onnx-votes", "onnx")
+_PART_CANDIDATES = {"encoder": _BUILT_IN, "routing": ("onnx-naive", "onnx-votes", "onnx")}
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _PRESETS = ("mnist", "cifar10", "tiny")
 
@@ -434,6 +435,13 @@ def predict_command(
 )
 @_checkpoint
 @click.option(
+    "--part",
+    type=click.Choice(list(_PART_CANDIDATES)),
+    default="encoder",
+    show_default=True,
+    help="The whole encoder, or the routing alone (of ONNX files).",
+)
+@click.option(
     "--batch",
     "batches",
     type=_Counts(),
@@ -449,7 +457,9 @@ def predict_command(
     help="How often each candidate is timed.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Of each candidate.  [default: all CPUs]"
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Of each candidate.  [default: the CPUs that this process may use]",
 )
 @_device
 @click.option("--csv", "csv_file", type=_FILE, help="Write the results as comma-separated values.")
@@ -461,6 +471,7 @@ def bench_command(
     artifacts: tuple[Path, ...],
     candidates: tuple[str, ...],
     checkpoint: Path | None,
+    part: "Part",
     batches: tuple[int, ...],
     rounds: int,
     threads: int | None,
@@ -472,7 +483,8 @@ def bench_command(
     """Compare the speed of artifacts and of everything that could be run instead.
 
     Every candidate is proven first, and runs in a process of its own. One that computes wrong
-    numbers gets no speed.
+    numbers gets no speed. Ratios are to the readable model as it is: in torch ("eager"), and
+    exported without lowering and opened in plain onnxruntime ("onnx-naive").
     """
     import tempfile
 
@@ -490,14 +502,14 @@ def bench_command(
     source = _checkpoint_or_default(checkpoint)
     model = load_checkpoint(source)
     _, images, _ = load_images(Request(source, samples=_BENCH_IMAGES), model.config, "")
-    chosen = candidates or _BUILT_IN
+    chosen = candidates or _PART_CANDIDATES[part]
     with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
         compared = [
             _built_in(name, model, source, Path(folder))
-            for name in _BUILT_IN
-            if name in chosen or name == "eager"
+            for name in _PART_CANDIDATES[part]
+            if name in chosen or name == _PART_CANDIDATES[part][0]
         ]
-        compared += [Candidate(path.name, "artifact", path) for path in artifacts]
+        compared += [Candidate(str(path), "artifact", path) for path in artifacts]
         results = benchmark(
             compared,
             EagerModel(model, torch.float64),
@@ -506,6 +518,7 @@ def bench_command(
             images,
             batches=batches,
             rounds=rounds,
+            part=part,
             device=device,
             threads=threads,
             on_progress=status.update,
@@ -519,7 +532,6 @@ def bench_command(
     report.console.print(bench_table(results))
     for item in profiles:
         report.console.print(profile_table(item))
-    rows = [result.to_dict() for result in results]
     if csv_file is not None:
         with atomic_path(csv_file) as temporary:
             write_csv(results, temporary)
@@ -528,8 +540,9 @@ def bench_command(
             draw_plot(results, temporary)
     report.write_json(
         {
-            "results": rows,
+            "results": [dataclasses.asdict(result) for result in results],
             "profiles": [dataclasses.asdict(item) for item in profiles],
+            "part": part,
             "rounds": rounds,
             "threads": threads,
             "environment": environment(),
@@ -690,6 +703,9 @@ def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "C
             to_onnx(lower(model), path)
         case "onnx-naive":
             to_naive_onnx(model, path)
+            return Candidate(name, "onnxruntime", path)
+        case "onnx-votes":
+            to_onnx(lower(model, routing="votes"), path)
         case "torchscript":
             to_torchscript(lower(model), path)
         case _:
@@ -738,7 +754,7 @@ def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[di
         lowered = lower(model, reconstruction=reconstruction, routing=metadata.routing)
         stages = lowered.stages(torch.from_numpy(images))
         found = {name: stage.numpy() for name, stage in stages.items()}
-    return [dataclasses.asdict(stage) for stage in locate(model, found, images)]
+    return [dataclasses.asdict(stage) for stage in locate(model, found, images, metadata.routing)]
 
 
 def _write_page(documents: list[dict[str, Any]], page: Path | None) -> None:

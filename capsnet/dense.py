@@ -54,76 +54,66 @@ def projected_routing(
     """
     in_dim, out_capsules = capsules.shape[1], weight.shape[0]
 
-    def agreement(total: Tensor) -> Tensor:
+    def route(total: Tensor) -> Tensor:
         projected = (total @ weight.mT).unflatten(2, (in_dim, -1))  # o b d i
-        logits: Tensor = (projected * capsules).sum(2)
-        return logits
-
-    def routed_sum(coupling: Tensor) -> Tensor:
-        return (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
+        logits = (projected * capsules).sum(2)
+        # Spelled out: inference engines transpose twice for a softmax over another axis than the
+        # last. The maximum only keeps exp in range and cancels, so it needs no gradient.
+        exponentials = torch.exp(logits - logits.detach().amax(0, keepdim=True))
+        coupling = exponentials / exponentials.sum(0, keepdim=True)
+        routed: Tensor = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
+        return routed
 
     uniform = (capsules.flatten(1) / out_capsules) @ weight
-    return _route(uniform, agreement, routed_sum, iterations, on_iteration)
+    return _unroll(uniform, route, iterations, on_iteration).movedim(0, 1)
 
 
 def votes_routing(
     capsules: Tensor, weight: Tensor, iterations: int, on_iteration: OnIteration = _ignore
 ) -> Tensor:
-    """A capsule layer with dynamic routing over votes that lie ready for both of its products.
+    """A capsule layer with dynamic routing over votes, laid out so that nothing is transposed.
 
-    Arguments and result are those of :func:`projected_routing`. The weights are read once and the
-    votes in every iteration, which is less to read as long as the batch is small.
+    Arguments and result are those of :func:`projected_routing`, except that ``on_iteration``
+    receives ``[batch, out_capsules, out_dim]``.
     """
     out_capsules, _, out_dim = weight.shape
-    in_dim = capsules.shape[1]
-    by_input = rearrange(weight, "o (d i) h -> i d (o h)", d=in_dim)
-    votes = capsules.permute(2, 0, 1) @ by_input  # i b (o h)
-    votes = votes.unflatten(2, (out_capsules, out_dim)).permute(2, 1, 3, 0)  # o b h i
+    by_input = rearrange(weight, "o (d i) h -> i d (o h)", d=capsules.shape[1])
+    votes = (capsules.permute(2, 0, 1) @ by_input).unflatten(2, (out_capsules, out_dim))  # i b o h
 
-    def agreement(total: Tensor) -> Tensor:
-        logits: Tensor = (total.unsqueeze(2) @ votes).squeeze(2)
-        return logits
+    def route(total: Tensor) -> Tensor:
+        coupling = torch.softmax((votes * total).sum(3), dim=2)
+        routed: Tensor = (coupling.unsqueeze(3) * votes).sum(0)
+        return routed
 
-    def routed_sum(coupling: Tensor) -> Tensor:
-        inputs: Tensor = (votes @ coupling.unsqueeze(3)).squeeze(3)
-        return inputs
-
-    uniform = votes.sum(3) / out_capsules
-    return _route(uniform, agreement, routed_sum, iterations, on_iteration)
+    return _unroll(votes.sum(0) / out_capsules, route, iterations, on_iteration)
 
 
-def _route(
+def _unroll(
     uniform: Tensor,
-    agreement: Callable[[Tensor], Tensor],
-    routed_sum: Callable[[Tensor], Tensor],
+    route: Callable[[Tensor], Tensor],
     iterations: int,
     on_iteration: OnIteration,
 ) -> Tensor:
-    """Procedure 1, given its two products.
+    """Procedure 1.
 
     Args:
-        uniform: the inputs under uniform coupling, ``[out_capsules, batch, out_dim]``.
-        agreement: logits ``[out_capsules, batch, in_capsules]`` of a sum of output capsules.
-        routed_sum: inputs under a coupling ``[out_capsules, batch, in_capsules]``.
+        uniform: the inputs of the output capsules under uniform coupling, their vectors last.
+        route: the inputs under the coupling that agrees with a sum of output capsules.
         iterations: rounds of routing.
         on_iteration: called with inputs and output capsules.
 
     Returns:
-        Output capsules ``[batch, out_capsules, out_dim]``.
+        Output capsules, laid out like ``uniform``.
     """
-    outputs = squash_along(uniform, -1)
-    on_iteration(uniform, outputs)
+    inputs, outputs = uniform, squash_along(uniform, -1)
+    on_iteration(inputs, outputs)
     total = outputs
     for _ in range(iterations - 1):
-        logits = agreement(total)
-        # Spelled out: inference engines transpose twice for a softmax over another axis than the
-        # last. The maximum only keeps exp in range and cancels, so it needs no gradient.
-        exponentials = torch.exp(logits - logits.detach().amax(0, keepdim=True))
-        inputs = routed_sum(exponentials / exponentials.sum(0, keepdim=True))
+        inputs = route(total)
         outputs = squash_along(inputs, -1)
         on_iteration(inputs, outputs)
         total = total + outputs
-    return outputs.movedim(0, 1)
+    return outputs
 
 
 ROUTINGS: Mapping[str, Callable[..., Tensor]] = {

@@ -61,8 +61,8 @@ class LoweredCapsNet(nn.Module):
         Returns:
             ``stem`` ``[batch, channels, height, width]``; ``primary_capsules``
             ``[batch, dim, (groups height width)]``; for every layer and iteration
-            ``layerL.iterationR.inputs`` and ``.capsules`` ``[out_capsules, batch, dim]``; then the
-            outputs of the artifact.
+            ``layerL.iterationR.inputs`` and ``.capsules``, laid out as the form of the routing lays
+            them out; then the outputs of the artifact.
         """
         stages = {"stem": torch.relu(self.stem(image))}
         config = self.config

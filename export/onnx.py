@@ -18,7 +18,6 @@ from capsnet.artifact import (
     ArtifactMetadata,
     TensorSpec,
 )
-from capsnet.config import CapsNetConfig
 from capsnet.errors import ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
@@ -77,28 +76,33 @@ def to_onnx(
     model = _capture(_Stages(lowered), image, stages, dynamic=batch is None, opset=opset)
     _keep_only_computation(model, lowered.outputs)
     _name_nodes_by_stage(model.graph, stages)
-    return _finish(
-        model, path, lowered.config, lowered.outputs, lowered.routing, batch, checkpoint_sha256
+    metadata = describe(
+        lowered.config,
+        lowered.outputs,
+        routing=lowered.routing,
+        exporter="torch.onnx",
+        libraries=("torch", "onnx", "onnxscript"),
+        batch=batch,
+        checkpoint_sha256=checkpoint_sha256,
+        opset=model.opset_import[0].version,
+        ir_version=model.ir_version,
     )
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
+    _check(model)
+    _check_interface(model, metadata)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return metadata
 
 
-def to_naive_onnx(
-    model: CapsNet,
-    path: Path,
-    *,
-    opset: int = DEFAULT_OPSET,
-    checkpoint_sha256: str | None = None,
-) -> ArtifactMetadata:
+def to_naive_onnx(model: CapsNet, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
     """Write the readable network as it is, without lowering, for comparisons of speed.
+
+    It is no artifact: it has no metadata, and only plain onnxruntime opens it.
 
     Args:
         model: the network, in float32.
         path: the file to write.
         opset: ONNX operator set, one of :data:`OPSETS`.
-        checkpoint_sha256: digest of the checkpoint file, for the metadata.
-
-    Returns:
-        The metadata that was written.
 
     Raises:
         ExportError: as :func:`to_onnx`.
@@ -107,39 +111,17 @@ def to_naive_onnx(
     image = torch.zeros(TRACE_BATCH, *model.config.image_shape)
     graph = _capture(model, image, outputs, dynamic=True, opset=opset)
     _keep_only_computation(graph, outputs)
-    return _finish(graph, path, model.config, outputs, "readable", None, checkpoint_sha256)
+    _check(graph)
+    path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _finish(
-    model: onnx.ModelProto,
-    path: Path,
-    config: CapsNetConfig,
-    outputs: tuple[str, ...],
-    routing: str,
-    batch: int | None,
-    checkpoint_sha256: str | None,
-) -> ArtifactMetadata:
-    """Put the metadata in, check the model, and write it."""
-    metadata = describe(
-        config,
-        outputs,
-        routing=routing,
-        exporter="torch.onnx",
-        libraries=("torch", "onnx", "onnxscript"),
-        batch=batch,
-        checkpoint_sha256=checkpoint_sha256,
-        opset=model.opset_import[0].version,
-        ir_version=model.ir_version,
-    )
+def _check(model: onnx.ModelProto) -> None:
+    """Raise ExportError if the model breaks ONNX's rules."""
     try:
-        onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported ONNX model is not valid: {error}") from error
-    _check_interface(model, metadata)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return metadata
 
 
 def _capture(

@@ -4,39 +4,59 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from capsnet.errors import DeviceError
-from capsnet.runtime.benchmark import BASELINE, Result
+from capsnet.runtime.benchmark import Result
+from capsnet.runtime.statistics import Ratio
 
 __all__ = ["bench_table", "draw_plot", "write_csv"]
 
 
 def bench_table(results: Sequence[Result]) -> Table:
-    """One row for every candidate and batch size."""
+    """One row for every candidate and batch size.
+
+    Where the interval of a ratio holds 1, it says that there is no (significant) difference.
+    """
+    baselines = _baselines(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    heads = ("batch", "candidate", "p50 ms", "p90", "p99", "images/s", f"x {BASELINE}", "99 %")
-    for heading in (*heads, "open s", "peak MB"):
+    heads = ("batch", "candidate", "p50 ms", "p90", "p99", "images/s")
+    for heading in (
+        *heads,
+        *(f"x {name} (99 %)" for name in baselines),
+        "open s",
+        "idle MB",
+        "peak MB",
+    ):
         table.add_column(heading, justify="left" if heading == "candidate" else "right")
     for result in results:
         first = (str(result.batch), result.candidate)
         if result.latency is None or result.images_per_second is None:
-            table.add_row(*first, f"[red]{result.failure}[/]")
+            table.add_row(*first, f"[red]{escape(result.failure or '')}[/]")
             continue
-        latency, ratio = result.latency, result.ratio
-        interval = "" if ratio is None else f"{ratio.low:.2f}-{ratio.high:.2f}"
-        if ratio is not None and not ratio.significant and result.candidate != BASELINE:
-            interval = "no significant difference"
+        latency = result.latency
         table.add_row(
             *first,
             *(f"{1e3 * seconds:.2f}" for seconds in (latency.p50, latency.p90, latency.p99)),
             f"{result.images_per_second:.0f}",
-            "" if ratio is None else f"{ratio.estimate:.2f}",
-            interval,
+            *(_ratio(result.ratios.get(name)) for name in baselines),
             f"{result.open_seconds:.2f}",
-            f"{(result.peak_bytes or 0) / 1e6:.0f}",
+            *(f"{(size or 0) / 1e6:.0f}" for size in (result.idle_bytes, result.peak_bytes)),
         )
     return table
+
+
+def _baselines(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result.ratios))
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return ""
+    if not ratio.significant:
+        return "no significant difference"
+    return f"{ratio.estimate:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
@@ -46,7 +66,8 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
         results: of a benchmark.
         path: the file to write.
     """
-    rows = [_flat(result) for result in results]
+    baselines = _baselines(results)
+    rows = [_flat(result, baselines) for result in results]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
@@ -71,11 +92,12 @@ def draw_plot(results: Sequence[Result], path: Path) -> None:
         ) from error
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     throughput, latency = figure.subplots(1, 2)
-    for name in dict.fromkeys(result.candidate for result in results):
-        timed = [r for r in results if r.candidate == name and r.latency is not None]
-        batches = [r.batch for r in timed]
-        speeds = [r.images_per_second or 0.0 for r in timed]
-        calls = [1e3 * r.latency.p50 for r in timed if r.latency is not None]
+    timed = [result for result in results if result.latency is not None]
+    for name in dict.fromkeys(result.candidate for result in timed):
+        own = [result for result in timed if result.candidate == name]
+        batches = [result.batch for result in own]
+        speeds = [result.images_per_second or 0.0 for result in own]
+        calls = [1e3 * result.latency.p50 for result in own if result.latency is not None]
         throughput.plot(batches, speeds, marker="o", label=name)
         latency.plot(batches, calls, marker="o", label=name)
     for axes, title in ((throughput, "images a second"), (latency, "milliseconds a call (median)")):
@@ -89,9 +111,9 @@ def draw_plot(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _flat(result: Result) -> dict[str, object]:
-    latency, ratio = result.latency, result.ratio
-    return {
+def _flat(result: Result, baselines: Sequence[str]) -> dict[str, object]:
+    latency = result.latency
+    row: dict[str, object] = {
         "candidate": result.candidate,
         "batch": result.batch,
         "device": result.device,
@@ -100,11 +122,15 @@ def _flat(result: Result) -> dict[str, object]:
         "p90_s": latency and latency.p90,
         "p99_s": latency and latency.p99,
         "images_per_s": result.images_per_second,
-        "ratio": ratio and ratio.estimate,
-        "ratio_low": ratio and ratio.low,
-        "ratio_high": ratio and ratio.high,
-        "significant": ratio and ratio.significant,
         "open_s": result.open_seconds,
         "idle_bytes": result.idle_bytes,
         "peak_bytes": result.peak_bytes,
     }
+    for name in baselines:
+        ratio = result.ratios.get(name)
+        row |= {
+            f"ratio_to_{name}": ratio and ratio.estimate,
+            f"ratio_to_{name}_low": ratio and ratio.low,
+            f"ratio_to_{name}_high": ratio and ratio.high,
+        }
+    return row

@@ -1,10 +1,11 @@
 """Speed of candidates that are proven right: interleaved, each in a process of its own."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,16 @@ from capsnet.config import CapsNetConfig
 from capsnet.errors import ArtifactError, CapsNetError, DataError
 from capsnet.runtime.parity import Reference, compare
 from capsnet.runtime.process import ChildProcess, ChildProcessEnded
+from capsnet.runtime.routing_part import cut_routing
 from capsnet.runtime.statistics import Ratio, Summary, is_stable, ratio, summarise
+from capsnet.runtime.threads import usable_cpus
 
-__all__ = ["BASELINE", "Candidate", "Result", "benchmark"]
+__all__ = ["BASELINES", "Candidate", "Part", "Result", "benchmark"]
 
-BASELINE = "eager"
-"""Every ratio is to the readable model, run eagerly."""
+Part = Literal["encoder", "routing"]
+
+BASELINES = ("eager", "onnx-naive")
+"""Names of the candidates that ratios are to, where they are timed."""
 
 _BURST = 0.25  # seconds of calls of one candidate in one round
 _FEWEST_CALLS = 3
@@ -32,8 +37,9 @@ class Candidate:
 
     Attributes:
         name: for the table.
-        kind: ``"artifact"``, ``"eager"`` or ``"compile"`` (torch.compile of the readable model).
-        path: the artifact, or the checkpoint.
+        kind: ``"artifact"``, ``"onnxruntime"`` (any ONNX file, as a user would open it),
+            ``"eager"`` or ``"compile"`` (torch.compile of the readable model).
+        path: the artifact or ONNX file, or the checkpoint.
     """
 
     name: str
@@ -53,9 +59,9 @@ class Result:
             below is None.
         latency: seconds a call.
         images_per_second: at the median latency.
-        ratio: to the eager readable model; None where that was not timed.
+        ratios: to each of the :data:`BASELINES` that was timed; above 1, this one is faster.
         open_seconds: from nothing to a session that can run.
-        idle_bytes: resident memory of its process before the first call of this batch size.
+        idle_bytes: resident memory of its process when it is open, before the first call.
         peak_bytes: resident memory at most during a call.
     """
 
@@ -65,22 +71,17 @@ class Result:
     failure: str | None
     latency: Summary | None = None
     images_per_second: float | None = None
-    ratio: Ratio | None = None
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
     open_seconds: float | None = None
     idle_bytes: int | None = None
     peak_bytes: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        significant = None if self.ratio is None else self.ratio.significant
-        return {**asdict(self), "significant": significant}
 
 
 class _Worker:
     """One candidate's process."""
 
     def __init__(
-        self, candidate: Candidate, config: CapsNetConfig, device: str, threads: int | None
+        self, candidate: Candidate, config: CapsNetConfig, device: str, threads: int
     ) -> None:
         request = {
             "kind": candidate.kind,
@@ -95,6 +96,7 @@ class _Worker:
             self.close()
             raise
         self.open_seconds: float = about["open_seconds"]
+        self.idle_bytes: int = about["idle_bytes"]
         self.device: str = about["device"]
         self.metadata = (
             _readable(config)
@@ -136,6 +138,7 @@ def benchmark(
     *,
     batches: Sequence[int],
     rounds: int,
+    part: Part = "encoder",
     device: str = "auto",
     threads: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
@@ -153,8 +156,10 @@ def benchmark(
         images: float32 ``[n, channels, height, width]``, real images.
         batches: batch sizes.
         rounds: how often each candidate is timed at each batch size.
+        part: what to time: the whole encoder, or the routing alone, which is cut out of the ONNX
+            files behind the primary capsules.
         device: where to run.
-        threads: of each candidate; None for its own choice.
+        threads: of each candidate; None for all CPUs that this process may use.
         on_progress: called with what is going on, in words.
 
     Returns:
@@ -165,34 +170,40 @@ def benchmark(
     """
     if not len(images) or min(batches) < 1:
         raise DataError("a benchmark needs images, and batch sizes of at least 1")
+    threads = threads or usable_cpus()
     workers: dict[str, _Worker] = {}
     failures: dict[str, str] = {}
     results: list[Result] = []
-    try:
+    inputs = {candidate.name: images for candidate in candidates}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for candidate in candidates:
             on_progress(f"opening and proving {candidate.name}")
             try:
                 worker = _Worker(candidate, config, device, threads)
-                workers[candidate.name] = worker
+                workers[candidate.name] = stack.enter_context(contextlib.closing(worker))
                 report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
+                if not report.passed:
+                    failures[candidate.name] = f"parity: {report.failures[0]}"
+                elif part == "routing":
+                    worker.close()
+                    cut, inputs[candidate.name] = cut_routing(candidate.path, images, folder)
+                    tail = _Worker(Candidate("", "onnxruntime", cut), config, device, threads)
+                    workers[candidate.name] = stack.enter_context(contextlib.closing(tail))
             except CapsNetError as error:
                 failures[candidate.name] = str(error)
-                continue
-            if not report.passed:
-                failures[candidate.name] = f"parity: {report.failures[0]}"
         ready = {name: worker for name, worker in workers.items() if name not in failures}
         for batch in batches:
             on_progress(f"timing batch {batch}")
-            timed = _time(ready, _batch(images, batch), rounds)
+            timed = _time(ready, {name: _batch(inputs[name], batch) for name in ready}, rounds)
             for candidate in candidates:
                 name = candidate.name
                 if name in failures:
                     where = workers[name].device if name in workers else None
                     results.append(Result(name, batch, where, failures[name]))
                     continue
-                seconds, idle, peak = timed[name]
+                seconds, peak = timed[name]
                 summary = summarise(seconds)
-                against = timed[BASELINE][0] if BASELINE in timed else None
                 results.append(
                     Result(
                         candidate=name,
@@ -201,35 +212,37 @@ def benchmark(
                         failure=None,
                         latency=summary,
                         images_per_second=batch / summary.p50,
-                        ratio=None if against is None else ratio(against, seconds),
+                        ratios={
+                            other: ratio(timed[other][0], seconds)
+                            for other in BASELINES
+                            if other in timed and other != name
+                        },
                         open_seconds=workers[name].open_seconds,
-                        idle_bytes=idle,
+                        idle_bytes=workers[name].idle_bytes,
                         peak_bytes=peak,
                     )
                 )
-    finally:
-        for worker in workers.values():
-            worker.close()
     return results
 
 
 def _time(
-    workers: dict[str, _Worker], images: npt.NDArray[np.float32], rounds: int
-) -> dict[str, tuple[list[list[float]], int, int]]:
-    """Seconds a call for each round, idle and peak memory, of each candidate."""
+    workers: dict[str, _Worker], inputs: dict[str, npt.NDArray[np.float32]], rounds: int
+) -> dict[str, tuple[list[list[float]], int]]:
+    """Seconds a call for each round, and peak memory, of each candidate."""
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "images.npy"))
-        np.save(path, images)
-        memory = {name: worker.ask(op="peak", images=path) for name, worker in workers.items()}
-        counts = {name: _warm_up(worker, path) for name, worker in workers.items()}
+        paths = {name: str(Path(folder, f"{index}.npy")) for index, name in enumerate(workers)}
+        for name, path in paths.items():
+            np.save(path, inputs[name])
+        peaks = {name: workers[name].ask(op="peak", images=paths[name])["peak"] for name in workers}
+        counts = {name: _warm_up(workers[name], paths[name]) for name in workers}
         seconds: dict[str, list[list[float]]] = {name: [] for name in workers}
         order = list(workers)
         for _ in range(rounds):
             for name in order:
-                answer = workers[name].ask(op="time", images=path, count=counts[name])
+                answer = workers[name].ask(op="time", images=paths[name], count=counts[name])
                 seconds[name].append(answer["seconds"])
             order.append(order.pop(0))
-    return {name: (seconds[name], memory[name]["idle"], memory[name]["peak"]) for name in workers}
+    return {name: (seconds[name], peaks[name]) for name in workers}
 
 
 def _warm_up(worker: _Worker, path: str) -> int:

@@ -22,11 +22,13 @@ from capsnet.runtime.parity import (
     orders_for,
 )
 
-__all__ = ["HardInput", "HardInputs", "near_ties"]
+__all__ = ["LARGE_BATCH", "HardInput", "HardInputs", "near_ties"]
 
 Images = npt.NDArray[np.float32]
 
-_LARGE_BATCH = 1000
+LARGE_BATCH = 1000
+"""Images of the suite's large batch."""
+
 _REAL = 32  # real images to start from: the golden results are the slow part
 _PAIRS = 2  # near-ties looked for
 _BISECTIONS = 20  # leaves a gap of about 1e-6 between the two longest capsules
@@ -81,8 +83,8 @@ class HardInputs:
                 key: max(cost[key], here.get(key, cost[key]), key=lambda e: e.max) for key in cost
             }
         # The golden results of a large batch are those of the images that it repeats.
-        repeats = np.arange(_LARGE_BATCH) % len(images)
-        name = f"batch of {_LARGE_BATCH}"
+        repeats = np.arange(LARGE_BATCH) % len(images)
+        name = f"batch of {LARGE_BATCH}"
         self._inputs[name], self._own[name] = images[repeats], cost
         self._expected[name] = {key: values[repeats] for key, values in real.items()}
 

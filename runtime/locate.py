@@ -39,7 +39,10 @@ class Stage:
 
 
 def locate(
-    model: CapsNet, found: Mapping[str, npt.NDArray[np.floating]], images: npt.NDArray[np.float32]
+    model: CapsNet,
+    found: Mapping[str, npt.NDArray[np.floating]],
+    images: npt.NDArray[np.float32],
+    routing: str,
 ) -> list[Stage]:
     """Judge every stage; the first that does not pass is where the fault is.
 
@@ -47,6 +50,7 @@ def locate(
         model: the readable model.
         found: the stages of the artifact, or of its lowered module, for these images.
         images: float32 ``[batch, channels, height, width]``.
+        routing: form of the artifact's routing, which decides the layout of its iterations.
 
     Returns:
         The stages in the order of computation.
@@ -60,6 +64,8 @@ def locate(
             continue  # an artifact without the decoder
         own = float(np.abs(baseline[name] - expected).max())
         allowed = budget.factor * own + budget.floor * float(np.abs(expected).max())
+        if routing == "projected" and ".iteration" in name:
+            expected = np.moveaxis(expected, 0, 1)  # to [out_capsules, batch, dim]
         error = None
         if name in found and found[name].shape == expected.shape:
             error = float(np.abs(found[name].astype(np.float64) - expected).max())
@@ -95,7 +101,7 @@ def onnx_stages(path: Path, images: npt.NDArray[np.float32]) -> Arrays:
 
 
 def readable_stages(model: CapsNet, images: npt.NDArray[np.float32], dtype: torch.dtype) -> Arrays:
-    """The stages of the readable model, as it is written, in the lowered one's layout.
+    """The stages of the readable model, as it is written, batch first.
 
     Args:
         model: the network.
@@ -125,8 +131,8 @@ def readable_stages(model: CapsNet, images: npt.NDArray[np.float32], dtype: torc
             capsules = squash(inputs)
             total = total + capsules
             prefix = f"layer{index}.iteration{iteration}"
-            stages[f"{prefix}.inputs"] = inputs.movedim(1, 0)
-            stages[f"{prefix}.capsules"] = capsules.movedim(1, 0)
+            stages[f"{prefix}.inputs"] = inputs
+            stages[f"{prefix}.capsules"] = capsules
     lengths, outputs = copy(image)
     stages |= {"lengths": lengths, "capsules": outputs}
     if copy.decoder is not None:

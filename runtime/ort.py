@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as status
@@ -15,7 +16,7 @@ from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
 
-__all__ = ["OrtSession"]
+__all__ = ["OrtSession", "create_session"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FATAL = 4  # onnxruntime's log severity: what goes wrong is raised, not logged
@@ -47,11 +48,8 @@ class OrtSession(Session):
     format = "onnx"
 
     def __init__(self, path: Path, device: Device, threads: int | None) -> None:
-        reason = _why_no_cuda() if device != "cpu" else ""
-        if device == "cuda" and reason:
-            raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
-        self.device = "cpu" if device == "cpu" or reason else "cuda"
-        self._session = self._create(path, threads)
+        self.device = _choose(path, device)
+        self._session = create_session(path, self.device, threads)
         if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
             if device == "cuda":
                 raise DeviceError(
@@ -59,7 +57,7 @@ class OrtSession(Session):
                     "use --device cpu"
                 )
             self.device = "cpu"
-            self._session = self._create(path, threads)
+            self._session = create_session(path, "cpu", threads)
         try:
             document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         except UnicodeDecodeError as error:
@@ -76,24 +74,6 @@ class OrtSession(Session):
             raise ArtifactError(f"{path}: {error}") from error
         self._check_interface(path)
         self._check_iterations(path)
-
-    def _create(self, path: Path, threads: int | None) -> onnxruntime.InferenceSession:
-        """A session of onnxruntime on ``self.device``, or on what it silently took instead."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _FATAL
-        options.intra_op_num_threads = threads or usable_cpus()
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-        if self.device == "cuda":
-            # TF32 rounds float32 inputs to 10 bits: not the same numbers.
-            providers.insert(0, (_CUDA, {"use_tf32": "0"}))
-        try:
-            return onnxruntime.InferenceSession(path, options, providers=providers)
-        except _ERRORS as error:
-            raise ArtifactError(
-                f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "
-                "damaged, or needs a newer onnxruntime: export it again or upgrade"
-            ) from error
 
     @property
     def placement(self) -> Mapping[str, str]:
@@ -140,6 +120,46 @@ class OrtSession(Session):
                     f"{path}: the metadata contradicts the graph: its {side} are "
                     f"{_show(specs)}, the metadata says {_show(expected)}; export it again"
                 )
+
+
+def create_session(
+    path: Path, device: Device, threads: int | None = None
+) -> onnxruntime.InferenceSession:
+    """Open any ONNX file in onnxruntime.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``; onnxruntime runs a node on the CPU all the same
+            where CUDA cannot, which is for the caller to judge.
+        threads: to compute with; None for all CPUs that this process may use.
+
+    Raises:
+        ArtifactError: if onnxruntime cannot load the file.
+        DeviceError: if CUDA was asked for and is not there.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads or usable_cpus()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
+    if _choose(path, device) == "cuda":
+        # TF32 rounds float32 inputs to 10 bits: not the same numbers.
+        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except _ERRORS as error:
+        raise ArtifactError(
+            f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "
+            "damaged, or needs a newer onnxruntime: export it again or upgrade"
+        ) from error
+
+
+def _choose(path: Path, device: Device) -> Literal["cpu", "cuda"]:
+    """The device to try."""
+    reason = _why_no_cuda() if device != "cpu" else ""
+    if device == "cuda" and reason:
+        raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
+    return "cpu" if device == "cpu" or reason else "cuda"
 
 
 def _show(specs: tuple[TensorSpec, ...]) -> str:

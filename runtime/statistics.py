@@ -8,6 +8,7 @@ import numpy as np
 __all__ = ["Ratio", "Summary", "is_stable", "ratio", "summarise"]
 
 _RESAMPLES = 2000
+_LARGEST_LOG = 20.0
 _LEVEL = 0.99
 _STABLE = 0.05  # change of the median from one burst to the next
 
@@ -71,7 +72,9 @@ def ratio(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[floa
     deviations = (drawn.mean(axis=1)[varied] - mean) / spreads[varied] if varied.any() else [0.0]
     tail = (1 - _LEVEL) / 2
     below, above = np.quantile(deviations, (tail, 1 - tail)) * spread
-    low, estimate, high = np.exp([mean - above, mean, mean - below])
+    # A handful of wild rounds can ask for more than a float holds.
+    ends = np.clip([mean - above, mean, mean - below], -_LARGEST_LOG, _LARGEST_LOG)
+    low, estimate, high = np.exp(ends)
     return Ratio(float(estimate), float(low), float(high))
 
 

@@ -24,19 +24,29 @@ _CLEAR_PEAK = "5"  # see proc(5): clear_refs
 
 def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The candidate as a function, and what there is to say about it."""
-    if request["threads"] is not None:
-        os.environ["OMP_NUM_THREADS"] = str(request["threads"])
+    os.environ["OMP_NUM_THREADS"] = str(request["threads"])  # torch.compile builds it in
     if request["kind"] == "artifact":
         from capsnet.runtime.session import open_session
 
         session = open_session(Path(request["path"]), request["device"], threads=request["threads"])
         return session.run, {"device": session.device, "metadata": session.metadata.to_json()}
+    if request["kind"] == "onnxruntime":
+        from capsnet.runtime.ort import create_session
+
+        plain = create_session(Path(request["path"]), request["device"], request["threads"])
+        [given] = plain.get_inputs()
+        names = [value.name for value in plain.get_outputs()]
+        where = "cuda" if "CUDAExecutionProvider" in plain.get_providers() else "cpu"
+
+        def run_plain(images: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(names, plain.run(names, {given.name: images}), strict=True))
+
+        return run_plain, {"device": where, "metadata": None}
     import torch
 
     from capsnet.checkpoint import load_checkpoint
 
-    if request["threads"] is not None:
-        torch.set_num_threads(request["threads"])
+    torch.set_num_threads(request["threads"])
     wanted = request["device"]
     device = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     model = load_checkpoint(Path(request["path"])).requires_grad_(False).to(device)
@@ -68,9 +78,8 @@ def _answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
         return {}
     if request["op"] == "peak":
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
-        idle = _memory("VmRSS")
         run(images)
-        return {"idle": idle, "peak": _memory("VmHWM")}
+        return {"peak": _memory("VmHWM")}
     seconds = []
     for _ in range(request["count"]):
         started = time.perf_counter()
@@ -82,7 +91,7 @@ def _answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
 def _start(request: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     started = time.perf_counter()
     run, about = _guarded(_open, request)
-    about["open_seconds"] = time.perf_counter() - started
+    about |= {"open_seconds": time.perf_counter() - started, "idle_bytes": _memory("VmRSS")}
     return about, lambda asked: _guarded(_answer, run, asked)
 
 

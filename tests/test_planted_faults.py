@@ -174,7 +174,7 @@ def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_p
     assert json.loads(claimed)["routing_iterations"] == [3]
     found, said = verdict(folder, lying)
     assert found == "fail"
-    assert "routing iterations [3] need 2 exponentials, the graph has 1" in said
+    assert "routing iterations [3] need 2 couplings, the graph has 1" in said
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)

@@ -1,0 +1,340 @@
+"""The benchmark: nothing is timed that is not proven, and what is reported was measured."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from artifacts import (
+    SMALL,
+    edited,
+    lively_model,
+    onnx_bytes,
+    parsed,
+    random_images,
+    with_weight,
+)
+from rich.console import Console
+
+from capsnet.checkpoint import save_checkpoint
+from capsnet.cli import main
+from capsnet.errors import ArtifactError, DataError
+from capsnet.export.lower import lower
+from capsnet.export.onnx import to_naive_onnx
+from capsnet.export.torchscript import to_torchscript
+from capsnet.runtime import benchmark as benchmark_module
+from capsnet.runtime.bench_report import bench_table, draw_plot, write_csv
+from capsnet.runtime.benchmark import Candidate, benchmark
+from capsnet.runtime.eager import EagerModel
+from capsnet.runtime.profile import floating_point_operations, profile_onnx, profile_table
+from capsnet.runtime.routing_part import cut_routing
+
+IMAGES = random_images(SMALL, 6)
+
+
+def perturb(weights):
+    weights.reshape(-1)[0] += 0.01
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    model = lively_model(SMALL)
+    save_checkpoint(model, folder / "model.safetensors")
+    np.save(folder / "images.npy", IMAGES)
+    (folder / "model.onnx").write_bytes(onnx_bytes())
+    (folder / "wrong.onnx").write_bytes(edited(onnx_bytes(), with_weight("stem.bias", perturb)))
+    to_naive_onnx(model, folder / "naive.onnx")
+    to_torchscript(lower(model), folder / "model.pt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Bursts of a moment: these tests ask whether there is a speed, not what it is."""
+    monkeypatch.setattr(benchmark_module, "_BURST", 0.005)
+    monkeypatch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+
+
+def run(folder, candidates, **options):
+    model = lively_model(SMALL)
+    references = (EagerModel(model, dtype) for dtype in (torch.float64, torch.float32))
+    options = {"batches": (1, 40), "rounds": 3, "device": "cpu", "threads": 1} | options
+    return benchmark(candidates, *references, SMALL, IMAGES, **options)
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_module, "_BURST", 0.005)
+        patch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+        return run(
+            folder,
+            [
+                Candidate("eager", "eager", folder / "model.safetensors"),
+                Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
+                Candidate("onnx", "artifact", folder / "model.onnx"),
+                Candidate("wrong", "artifact", folder / "wrong.onnx"),
+                Candidate("missing", "artifact", folder / "missing.onnx"),
+            ],
+        )
+
+
+def test_there_is_a_result_for_every_candidate_and_batch_size(results):
+    names = ["eager", "onnx-naive", "onnx", "wrong", "missing"]
+    assert [(r.batch, r.candidate) for r in results] == [(b, n) for b in (1, 40) for n in names]
+
+
+def test_what_is_not_proven_has_a_reason_and_no_speed(results):
+    for result in results:
+        if result.candidate == "wrong":
+            assert result.failure.startswith("parity: batch 1: ")
+            assert "above the budget" in result.failure
+        elif result.candidate == "missing":
+            assert "cannot read" in result.failure
+        else:
+            assert result.failure is None
+            continue
+        assert result.latency is None
+        assert result.images_per_second is None
+        assert result.ratios == {}
+
+
+def test_speeds_belong_together(results):
+    for result in results:
+        if result.failure is None:
+            latency = result.latency
+            assert 0 < latency.p50 <= latency.p90 <= latency.p99
+            assert result.images_per_second == pytest.approx(result.batch / latency.p50)
+            assert result.open_seconds > 0
+            assert 0 < result.idle_bytes <= result.peak_bytes
+            assert result.device == "cpu"
+            assert set(result.ratios) == {"eager", "onnx-naive"} - {result.candidate}
+            for ratio in result.ratios.values():
+                assert ratio.low <= ratio.estimate <= ratio.high
+
+
+def test_ratios_of_a_pair_are_each_other_s_inverse(results):
+    by_name = {(r.candidate, r.batch): r for r in results}
+    for batch in (1, 40):
+        there = by_name["eager", batch].ratios["onnx-naive"].estimate
+        back = by_name["onnx-naive", batch].ratios["eager"].estimate
+        assert there * back == pytest.approx(1)
+
+
+def test_table_shows_speeds_and_reasons(results):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(bench_table(results))
+    text = console.export_text()
+    assert "x eager" in text
+    assert text.count("above the budget") == 2
+    for result in results:
+        if result.latency is not None:
+            assert f"{1e3 * result.latency.p50:.2f}" in text
+
+
+def test_csv_holds_the_measured_numbers(results, tmp_path):
+    write_csv(results, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results)
+    for row, result in zip(rows, results, strict=True):
+        assert (row["candidate"], int(row["batch"])) == (result.candidate, result.batch)
+        if result.latency is None:
+            assert row["failure"] == result.failure
+            assert row["p50_s"] == row["ratio_to_eager"] == ""
+        else:
+            assert float(row["p50_s"]) == result.latency.p50
+            assert int(row["peak_bytes"]) == result.peak_bytes
+
+
+def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(results, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, savefig = [], Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        drawn.append(figure)
+        savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    draw_plot(results, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    throughput, latency = drawn[0].axes
+    names = {line.get_label() for line in throughput.lines}
+    assert names == {"eager", "onnx-naive", "onnx"}
+    for line in latency.lines:
+        timed = [r for r in results if r.candidate == line.get_label()]
+        assert list(line.get_xdata()) == [1, 40]
+        assert list(line.get_ydata()) == [1e3 * r.latency.p50 for r in timed]
+
+
+def test_routing_is_cut_out_and_timed_alone(folder):
+    results = run(
+        folder,
+        [
+            Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+            Candidate("torchscript", "artifact", folder / "model.pt"),
+        ],
+        part="routing",
+        batches=(4,),
+    )
+    assert [result.failure is None for result in results] == [True, True, False]
+    assert "only the routing of ONNX files" in results[2].failure
+    assert set(results[1].ratios) == {"onnx-naive"}
+
+
+@pytest.mark.parametrize("name", ["naive.onnx", "model.onnx"])
+def test_cut_routing_gives_the_outputs_of_the_whole(folder, tmp_path, name):
+    path, capsules = cut_routing(folder / name, IMAGES, tmp_path)
+    model = onnx.load(path)
+    assert "Conv" not in {node.op_type for node in model.graph.node}
+    session = benchmark_module._Worker(Candidate("", "onnxruntime", path), SMALL, "cpu", 1)
+    found = session.run(capsules)
+    session.close()
+    lengths, _ = lively_model(SMALL)(torch.from_numpy(IMAGES))
+    np.testing.assert_allclose(found["lengths"], lengths.detach().numpy(), atol=1e-5)
+
+
+def test_file_without_capsules_has_no_routing(tmp_path):
+    node = onnx.helper.make_node("Identity", ["image"], ["lengths"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
+        for name in ("image", "lengths")
+    ]
+    graph = onnx.helper.make_graph([node], "none", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "none.onnx")
+    with pytest.raises(ArtifactError, match=r"none\.onnx"):
+        cut_routing(tmp_path / "none.onnx", IMAGES, tmp_path)
+
+
+def test_no_images_are_refused(folder):
+    with pytest.raises(DataError, match="needs images"):
+        run(folder, [], batches=(0,))
+
+
+def test_candidate_that_dies_is_a_failure_of_its_own(folder, monkeypatch):
+    real = benchmark_module.ChildProcess
+
+    def dying(module, request):
+        return real(
+            "capsnet.no_such_module" if request["path"].endswith("onnx") else module, request
+        )
+
+    monkeypatch.setattr(benchmark_module, "ChildProcess", dying)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(2,),
+    )
+    assert results[0].failure is None
+    assert "ended with code 1" in results[1].failure
+    assert "no_such_module" in results[1].failure
+
+
+# Profile
+
+
+def test_operations_are_counted_by_hand():
+    """Convolutions, and the routing's products: one, and two in each further iteration."""
+    batch, config = 3, SMALL
+    stem_side = 12 - 5 + 1
+    primary_side = (stem_side - 3) // 2 + 1
+    capsules = 2 * primary_side**2
+    stem = stem_side**2 * 4 * 25
+    primary = primary_side**2 * 8 * 4 * 9
+    [layer] = config.capsule_layers
+    routing = capsules * 4 * layer.capsules * layer.dim * (1 + 2 * (layer.routing_iterations - 1))
+    found = floating_point_operations(parsed(onnx_bytes()), batch)
+    assert found == 2 * batch * (stem + primary + routing)
+
+
+def test_operations_of_an_einsum_are_counted(folder):
+    # The readable network: votes, then a sum and (but once) an agreement in each iteration.
+    batch = 2
+    capsules = 2 * 3**2
+    votes = capsules * 5 * 6
+    convolutions = 8**2 * 4 * 25 + 3**2 * 8 * 4 * 9
+    expected = 2 * batch * (convolutions + votes * 4 + votes * (3 + 2))
+    assert floating_point_operations(onnx.load(folder / "naive.onnx"), batch) == expected
+
+
+def test_profile_adds_up(folder):
+    profile = profile_onnx("onnx", folder / "model.onnx", IMAGES, 6, threads=1)
+    stages = {row.stage for row in profile.rows}
+    assert any(stage.startswith("layer0.iteration3") for stage in stages)
+    assert {"Conv", "MatMul"} <= {row.operator for row in profile.rows}
+    assert all(row.seconds >= 0 for row in profile.rows)
+    assert [row.seconds for row in profile.rows] == sorted(
+        (row.seconds for row in profile.rows), reverse=True
+    )
+    expected = profile.operations / profile.seconds / profile.limit
+    assert profile.share == pytest.approx(expected)
+    assert 0 < profile.share < 2
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(profile_table(profile))
+    assert "GFLOP/s" in console.export_text()
+
+
+# Command
+
+
+def bench(folder, *arguments):
+    common = ("--checkpoint", folder / "model.safetensors", "--device", "cpu", "--threads", "1")
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *(str(argument) for argument in (*arguments, *common))])
+    return caught.value.code or 0
+
+
+@pytest.fixture
+def own_images(monkeypatch):
+    """The bundled images do not fit the small network."""
+    from capsnet.runtime import verification
+
+    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, None))
+
+
+def test_command_writes_all_that_it_measured(folder, tmp_path, own_images, capsys):
+    code = bench(
+        folder,
+        *(folder / "model.onnx", "--candidate", "onnx", "--batch", "1,2", "--rounds", "7"),
+        *("--csv", tmp_path / "out.csv", "--plot", tmp_path / "out.png", "--profile"),
+        *("--json", tmp_path / "out.json"),
+    )
+    assert code == 0
+    document = json.loads((tmp_path / "out.json").read_text())
+    names = ["eager", "onnx", str(folder / "model.onnx")]
+    assert [r["candidate"] for r in document["results"]] == names * 2
+    assert [p["batch"] for p in document["profiles"]] == [1, 2, 1, 2]
+    assert document["rounds"] == 7
+    assert {"python", "torch", "numpy"} <= document["environment"].keys()
+    assert (tmp_path / "out.csv").is_file()
+    assert (tmp_path / "out.png").is_file()
+    assert "GFLOP/s" in capsys.readouterr().out
+
+
+def test_command_fails_where_a_candidate_is_wrong(folder, own_images, capsys):
+    code = bench(folder, folder / "wrong.onnx", "--candidate", "eager", "--batch", "1")
+    assert code == 1
+    assert "no speed for what is not proven" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--rounds", "6"), ("--batch", "0"), ("--batch", "1,x"), ("--candidate", "tensorrt")],
+)
+def test_command_line_that_is_wrong_exits_with_2(folder, arguments):
+    assert bench(folder, *arguments) == 2
+
+
+def test_results_are_json_values(results):
+    text = json.dumps([dataclasses.asdict(result) for result in results], allow_nan=False)
+    assert json.loads(text)[0]["latency"]["p50"] == results[0].latency.p50
