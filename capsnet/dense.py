@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["ROUTINGS", "pack_weight", "projected_routing", "squash_along", "votes_routing"]
 
@@ -64,8 +65,14 @@ def projected_routing(
         routed: Tensor = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
         return routed
 
+    def route_again(total: Tensor) -> Tensor:
+        # What an iteration keeps for its gradient is larger than all the rest of the network keeps.
+        routed: Tensor = checkpoint(route, total, use_reentrant=False, preserve_rng_state=False)
+        return routed
+
     uniform = (capsules.flatten(1) / out_capsules) @ weight
-    return _unroll(uniform, route, iterations, on_iteration).movedim(0, 1)
+    step = route_again if uniform.requires_grad else route
+    return _unroll(uniform, step, iterations, on_iteration).movedim(0, 1)
 
 
 def votes_routing(

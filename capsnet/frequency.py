@@ -13,6 +13,9 @@ from torch import Tensor
 
 __all__ = ["frequency_conv2d"]
 
+_FREQUENCIES = 13  # at a time: of the 52 of a 10x10 grid a quarter
+_Bases = tuple[tuple[Tensor, Tensor, Tensor], ...]
+
 
 def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
     """``conv2d(images, weight, stride=stride)`` computed in the frequency domain.
@@ -29,41 +32,114 @@ def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
     Returns:
         ``[batch, out_channels, out_height, out_width]``.
     """
-    batch, (kernel, size) = len(images), (weight.shape[-1], images.shape[-2:])
+    kernel, size = weight.shape[-1], images.shape[-2:]
     grid = (-(-size[0] // stride), -(-size[1] // stride))
     out = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
     taps = -(-kernel // stride)
-    analyse, analyse_kernel, synthesise = _fourier_bases(grid, taps, out, images.dtype)
-    signal = _phases(images, stride)
-    filters = _phases(weight, stride)
-    channels = signal.shape[1]
-    signal = (analyse @ signal.reshape(-1, math.prod(grid)).T).view(2, -1, batch, channels)
-    filters = (analyse_kernel @ filters.reshape(-1, taps * taps).T).view(
-        2, -1, len(weight), channels
-    )
-    (x, y), (u, w) = signal, filters.mT
-    # (x + iy)(u + iw) with three products instead of four (Gauss)
+    bases = _fourier_bases(grid, taps, out, images.dtype)
+    poses: Tensor = _Correlation.apply(images, weight, stride, bases)  # type: ignore[no-untyped-call]
+    return poses.view(len(images), len(weight), *out)
+
+
+class _Correlation(torch.autograd.Function):
+    """The convolution, given its Fourier bases.
+
+    Frequencies are independent, so they are taken a few at a time, and the backward pass transforms
+    again what the forward pass did not keep: all spectra at once would be the largest tensors of a
+    training step, those of the filters above all.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        images: Tensor,
+        weight: Tensor,
+        stride: int,
+        bases: _Bases,
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.bases = stride, bases  # type: ignore[attr-defined]
+        signal, filters = _phases(images, stride), _phases(weight, stride)
+        result = images.new_zeros(len(images) * len(weight), bases[0][2].shape[2])
+        for analyse, analyse_filter, synthesise in bases:
+            x, w = _spectrum(analyse, signal), _spectrum(analyse_filter, filters)
+            _add_pixels(result, synthesise, _complex_product(x, w.mT))
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        images, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        stride: int = ctx.stride  # type: ignore[attr-defined]
+        signal, filters = _phases(images, stride), _phases(weight, stride)
+        gradient = gradient.view(len(images), len(weight), -1)
+        to_signal, to_filters = torch.zeros_like(signal), torch.zeros_like(filters)
+        for analyse, analyse_filter, synthesise in ctx.bases:  # type: ignore[attr-defined]
+            w, g = _spectrum(analyse_filter, filters), _spectrum(synthesise, gradient)
+            w[1].neg_()  # the gradient of a complex product takes the conjugate of the other factor
+            _add_pixels(to_signal, analyse, _complex_product(g, w))
+            del w
+            x = _spectrum(analyse, signal)
+            x[1].neg_()
+            _add_pixels(to_filters, analyse_filter, _complex_product(g.mT, x))
+        return (
+            _pixels(to_signal, stride, images.shape[-2:]),
+            _pixels(to_filters, stride, weight.shape[-2:]),
+            None,
+            None,
+        )
+
+
+def _spectrum(analyse: Tensor, pixels: Tensor) -> Tensor:
+    """Real and imaginary parts ``[2, frequencies, n, c]`` of ``pixels [n, c, positions]``."""
+    rows = analyse.flatten(0, 1) @ pixels.flatten(0, 1).T
+    return rows.view(*analyse.shape[:2], *pixels.shape[:2])
+
+
+def _add_pixels(pixels: Tensor, basis: Tensor, spectrum: Tensor) -> None:
+    """Add to ``pixels [n, c, positions]`` what a spectrum ``[2, frequencies, n, c]`` stands for."""
+    for part, rows in zip(spectrum, basis, strict=True):
+        pixels.view(-1, pixels.shape[-1]).addmm_(part.flatten(1).T, rows)
+
+
+def _complex_product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix products of complex matrices, parts first, with three real ones (Gauss)."""
+    (x, y), (u, w) = left, right
     xu, yw = x @ u, y @ w
-    spectrum = torch.stack([xu - yw, (x + y) @ (u + w) - xu - yw])
-    poses = spectrum.view(-1, batch * len(weight)).T @ synthesise
-    return poses.view(batch, len(weight), *out)
+    imaginary = torch.baddbmm(-xu, x + y, u + w).sub_(yw)
+    return torch.stack([xu.sub_(yw), imaginary])
 
 
 def _phases(pixels: Tensor, stride: int) -> Tensor:
-    """``[n, c, h, w]`` to ``[n, c * stride**2, ceil(h / stride), ceil(w / stride)]``."""
+    """``[n, c, h, w]`` to ``[n, c * stride**2, ceil(h / stride) * ceil(w / stride)]``."""
     height, width = pixels.shape[-2:]
-    padded = torch.nn.functional.pad(pixels, (0, -width % stride, 0, -height % stride))
-    return rearrange(padded, "n c (h p) (w q) -> n (c p q) h w", p=stride, q=stride)
+    if height % stride or width % stride:
+        pixels = torch.nn.functional.pad(pixels, (0, -width % stride, 0, -height % stride))
+    return rearrange(pixels, "n c (h p) (w q) -> n (c p q) (h w)", p=stride, q=stride)
+
+
+def _pixels(phases: Tensor, stride: int, size: torch.Size) -> Tensor:
+    """The inverse of :func:`_phases`, for a size in pixels."""
+    height, width = size
+    rows = -(-height // stride)
+    padded = rearrange(phases, "n (c p q) (h w) -> n c (h p) (w q)", p=stride, q=stride, h=rows)
+    return padded[..., :height, :width]
 
 
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is cached must serve later calls that need gradients
 def _fourier_bases(
     grid: tuple[int, int], taps: int, out: tuple[int, int], dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> _Bases:
     """Real discrete Fourier transforms of a grid, of a kernel (conjugate), and back, as matrices.
 
     Of each pair of conjugate frequencies one is kept, and counted twice on the way back.
+
+    Returns:
+        For a few frequencies at a time three matrices ``[2 (real, imaginary), frequencies, n]``,
+        with n positions in the grid, the kernel and the output.
     """
     height, width = grid
     kept: dict[tuple[int, int], float] = {}
@@ -88,7 +164,10 @@ def _fourier_bases(
     def window(extent: tuple[int, int]) -> Tensor:
         return ((rows < extent[0]) & (columns < extent[1])).flatten()
 
-    analyse = torch.cat([cosine, -sine])
-    analyse_kernel = torch.cat([cosine, sine])[:, window((taps, taps))]
-    synthesise = torch.cat([count * cosine, -count * sine])[:, window(out)]
-    return analyse.to(dtype), analyse_kernel.to(dtype), synthesise.to(dtype)
+    whole = (
+        torch.stack([cosine, -sine]),
+        torch.stack([cosine, sine])[..., window((taps, taps))],
+        torch.stack([count * cosine, -count * sine])[..., window(out)],
+    )
+    chunks = zip(*(basis.to(dtype).split(_FREQUENCIES, dim=1) for basis in whole), strict=True)
+    return tuple((a.contiguous(), b.contiguous(), c.contiguous()) for a, b, c in chunks)

@@ -14,6 +14,7 @@ from capsnet.routing import squash
 
 __all__ = ["encode", "reuse_freed_memory"]
 
+_ROUTED_IMAGES = 32  # at a time: what lies between the products then stays in a CPU's caches
 _LARGEST_FREQUENCY_GRID = 256  # positions; beyond it the dense Fourier transform costs too much
 
 
@@ -27,13 +28,18 @@ def encode(model: CapsNet, images: Tensor) -> Tensor:
     Returns:
         Class capsules ``[batch, classes, dim]``.
     """
-    hidden = torch.relu(model.stem(images))
+    hidden = model.stem(images).relu_()  # in place: no gradient needs what was there before
     capsules: Tensor = model.to_capsules(_primary(model, hidden))
     capsules = squash(capsules) if model.squash_primary else capsules * PRIMARY_SCALE
     for layer in model.capsule_layers:
         assert isinstance(layer, CapsuleLayer)
         weight = pack_weight(layer.weight)
-        capsules = projected_routing(capsules.mT.contiguous(), weight, layer.routing_iterations)
+        parts = capsules.split(_ROUTED_IMAGES) if images.device.type == "cpu" else [capsules]
+        routed = [
+            projected_routing(part.mT.contiguous(), weight, layer.routing_iterations)
+            for part in parts
+        ]
+        capsules = torch.cat(routed)
     return capsules
 
 

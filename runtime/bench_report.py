@@ -93,6 +93,7 @@ def draw_plot(results: Sequence[Result], path: Path) -> None:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     throughput, latency = figure.subplots(1, 2)
     timed = [result for result in results if result.latency is not None]
+    sizes = sorted({result.batch for result in timed})
     for name in dict.fromkeys(result.candidate for result in timed):
         own = [result for result in timed if result.candidate == name]
         batches = [result.batch for result in own]
@@ -102,6 +103,7 @@ def draw_plot(results: Sequence[Result], path: Path) -> None:
         latency.plot(batches, calls, marker="o", label=name)
     for axes, title in ((throughput, "images a second"), (latency, "milliseconds a call (median)")):
         axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("batch size")
         axes.set_title(title)
         axes.grid(alpha=0.3)
