@@ -36,8 +36,11 @@ _DEFAULT_FILES = {
     "torchscript": "capsnet.torchscript.pt",
     "pt2": "capsnet.pt2",
 }
-_BUILT_IN = ("eager", "compile", "torchscript", "onnx-naive", "onnx-votes", "onnx")
-_PART_CANDIDATES = {"encoder": _BUILT_IN, "routing": ("onnx-naive", "onnx-votes", "onnx")}
+_PART_CANDIDATES = {  # what each part is first compared with, and the rest
+    "encoder": ("eager", "compile", "torchscript", "onnx-naive", "onnx-votes", "onnx"),
+    "routing": ("onnx-naive", "onnx-votes", "onnx"),
+    "training": ("literal", "trainer"),
+}
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _PRESETS = ("mnist", "cifar10", "tiny")
 
@@ -429,9 +432,9 @@ def predict_command(
 @click.option(
     "--candidate",
     "candidates",
-    type=click.Choice(_BUILT_IN),
+    type=click.Choice(sorted({name for names in _PART_CANDIDATES.values() for name in names})),
     multiple=True,
-    help="Built-in candidate; can be repeated.  [default: all]",
+    help="Built-in candidate; can be repeated.  [default: all of the part]",
 )
 @_checkpoint
 @click.option(
@@ -439,7 +442,7 @@ def predict_command(
     type=click.Choice(list(_PART_CANDIDATES)),
     default="encoder",
     show_default=True,
-    help="The whole encoder, or the routing alone (of ONNX files).",
+    help="The whole encoder, the routing alone (of ONNX files), or a step of training.",
 )
 @click.option(
     "--batch",
@@ -499,15 +502,19 @@ def bench_command(
     from capsnet.runtime.profile import profile_onnx, profile_table
     from capsnet.runtime.verification import Request, load_images
 
+    built_in = _PART_CANDIDATES[part]
+    unknown = sorted(set(candidates) - set(built_in))
+    if unknown or (artifacts and part == "training"):
+        what = ", ".join([*unknown, *map(str, artifacts)])
+        raise click.UsageError(f"{what} does not go with --part {part}: use {', '.join(built_in)}")
     source = _checkpoint_or_default(checkpoint)
     model = load_checkpoint(source)
     _, images, _ = load_images(Request(source, samples=_BENCH_IMAGES), model.config, "")
-    chosen = candidates or _PART_CANDIDATES[part]
     with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
         compared = [
             _built_in(name, model, source, Path(folder))
-            for name in _PART_CANDIDATES[part]
-            if name in chosen or name == _PART_CANDIDATES[part][0]
+            for name in built_in
+            if name in (candidates or built_in) or name == built_in[0]
         ]
         compared += [Candidate(str(path), "artifact", path) for path in artifacts]
         results = benchmark(

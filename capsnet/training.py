@@ -26,9 +26,8 @@ from capsnet.config import CapsNetConfig
 from capsnet.data import LabelledImages
 from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
-from capsnet.loss import margin_loss, reconstruction_loss
 from capsnet.model import CapsNet
-from capsnet.training_step import encode, reuse_freed_memory
+from capsnet.training_step import encode, reuse_freed_memory, training_step
 
 __all__ = ["Progress", "TrainingConfig", "state_path", "train"]
 
@@ -169,7 +168,7 @@ def train(
                 batch = _shift(images[chosen].float() / 255, shifts[position], options.shift)
                 _set_learning_rate(optimizer, options, state, steps_per_epoch)
                 with _interrupts_held_back():
-                    loss, hits = _step(model, optimizer, batch, labels[chosen])
+                    loss, hits = training_step(model, optimizer, batch, labels[chosen])
                     state.step += 1
                 losses, correct, seen = losses + loss, correct + hits, seen + len(chosen)
                 if not math.isfinite(losses.item()):
@@ -262,22 +261,6 @@ def _set_learning_rate(
         factor = (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2
     for group in optimizer.param_groups:
         group["lr"] = options.learning_rate * min(factor, 1.0)
-
-
-def _step(
-    model: CapsNet, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step; its loss, and the number of images classified correctly."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-        capsules = encode(model, images)
-        lengths = torch.linalg.vector_norm(capsules, dim=-1)
-        loss = margin_loss(lengths, labels)
-        if model.decoder is not None:
-            loss = loss + reconstruction_loss(model.reconstruct(capsules, labels), images)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), (lengths.argmax(-1) == labels).sum()
 
 
 @contextlib.contextmanager

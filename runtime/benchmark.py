@@ -21,14 +21,15 @@ from capsnet.runtime.threads import usable_cpus
 
 __all__ = ["BASELINES", "Candidate", "Part", "Result", "benchmark"]
 
-Part = Literal["encoder", "routing"]
+Part = Literal["encoder", "routing", "training"]
 
-BASELINES = ("eager", "onnx-naive")
+BASELINES = ("eager", "onnx-naive", "literal")
 """Names of the candidates that ratios are to, where they are timed."""
 
 _BURST = 0.25  # seconds of calls of one candidate in one round
 _FEWEST_CALLS = 3
 _LONGEST_WARM_UP = 12  # bursts
+_SAME_LOSS = 1e-4  # relative; the first steps of training, before rounding has grown
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Candidate:
     Attributes:
         name: for the table.
         kind: ``"artifact"``, ``"onnxruntime"`` (any ONNX file, as a user would open it),
-            ``"eager"`` or ``"compile"`` (torch.compile of the readable model).
+            ``"eager"`` or ``"compile"`` (torch.compile of the readable model), ``"trainer"`` or
+            ``"literal"`` (a step of training, as the trainer does it or as the model is written).
         path: the artifact or ONNX file, or the checkpoint.
     """
 
@@ -156,8 +158,8 @@ def benchmark(
         images: float32 ``[n, channels, height, width]``, real images.
         batches: batch sizes.
         rounds: how often each candidate is timed at each batch size.
-        part: what to time: the whole encoder, or the routing alone, which is cut out of the ONNX
-            files behind the primary capsules.
+        part: what to time: the whole encoder; the routing alone, which is cut out of the ONNX
+            files behind the primary capsules; or a step of training, which is proven by its losses.
         device: where to run.
         threads: of each candidate; None for all CPUs that this process may use.
         on_progress: called with what is going on, in words.
@@ -173,6 +175,7 @@ def benchmark(
     threads = threads or usable_cpus()
     workers: dict[str, _Worker] = {}
     failures: dict[str, str] = {}
+    losses: dict[str, list[float]] = {}
     results: list[Result] = []
     inputs = {candidate.name: images for candidate in candidates}
     with contextlib.ExitStack() as stack:
@@ -182,6 +185,14 @@ def benchmark(
             try:
                 worker = _Worker(candidate, config, device, threads)
                 workers[candidate.name] = stack.enter_context(contextlib.closing(worker))
+                if part == "training":
+                    losses[candidate.name] = [worker.run(images)["loss"].item() for _ in range(3)]
+                    expected = next(iter(losses.values()))
+                    if not np.allclose(losses[candidate.name], expected, rtol=_SAME_LOSS):
+                        failures[candidate.name] = (
+                            f"losses {losses[candidate.name]}, expected {expected}"
+                        )
+                    continue
                 report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
                 if not report.passed:
                     failures[candidate.name] = f"parity: {report.failures[0]}"

@@ -9,12 +9,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from capsnet.errors import ArtifactError, CapsNetError, first_line
 from capsnet.runtime.process import Handler, serve
+
+if TYPE_CHECKING:
+    from capsnet.model import CapsNet
 
 _T = TypeVar("_T")
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -49,7 +52,10 @@ def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     torch.set_num_threads(request["threads"])
     wanted = request["device"]
     device = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_checkpoint(Path(request["path"])).requires_grad_(False).to(device)
+    model = load_checkpoint(Path(request["path"])).to(device)
+    if request["kind"] in ("literal", "trainer"):
+        return _training(model, request["kind"]), {"device": device, "metadata": None}
+    model.requires_grad_(False)
     call = torch.compile(model) if request["kind"] == "compile" else model
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -58,6 +64,26 @@ def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
             return {"lengths": lengths.cpu().numpy(), "capsules": capsules.cpu().numpy()}
 
     return run, {"device": device, "metadata": None}
+
+
+def _training(model: "CapsNet", kind: str) -> Run:
+    """A step of training a call: the trainer's, or with the encoder as it is written."""
+    import torch
+
+    from capsnet.training_step import encode, reuse_freed_memory, training_step
+
+    if kind == "trainer":
+        reuse_freed_memory()
+    encoder = encode if kind == "trainer" else lambda model, images: model(images)[1]
+    optimizer = torch.optim.Adam(model.train().parameters(), 1e-4)
+
+    def step(images: np.ndarray) -> dict[str, np.ndarray]:
+        batch = torch.from_numpy(images).to(model.stem.weight.device)
+        labels = torch.arange(len(images), device=batch.device) % model.config.classes
+        loss, _ = training_step(model, optimizer, batch, labels, encoder)
+        return {"loss": loss.cpu().numpy()}
+
+    return step
 
 
 def _memory(field: str) -> int:

@@ -240,6 +240,28 @@ def test_candidate_that_dies_is_a_failure_of_its_own(folder, monkeypatch):
     assert "no_such_module" in results[1].failure
 
 
+def test_steps_of_training_are_timed_where_their_losses_agree(folder):
+    path = folder / "model.safetensors"
+    candidates = [Candidate("literal", "literal", path), Candidate("trainer", "trainer", path)]
+    results = run(folder, candidates, part="training", batches=(4,))
+    assert [result.failure for result in results] == [None, None]
+    assert set(results[1].ratios) == {"literal"}
+
+
+def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
+    other = lively_model(SMALL)
+    other.stem.bias.data += 0.01
+    save_checkpoint(other, tmp_path / "other.safetensors")
+    candidates = [
+        Candidate("literal", "literal", folder / "model.safetensors"),
+        Candidate("trainer", "trainer", tmp_path / "other.safetensors"),
+    ]
+    results = run(folder, candidates, part="training", batches=(4,))
+    assert results[0].failure is None
+    assert results[1].failure.startswith("losses [")
+    assert results[1].latency is None
+
+
 # Profile
 
 
@@ -329,7 +351,14 @@ def test_command_fails_where_a_candidate_is_wrong(folder, own_images, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--rounds", "6"), ("--batch", "0"), ("--batch", "1,x"), ("--candidate", "tensorrt")],
+    [
+        ("--rounds", "6"),
+        ("--batch", "0"),
+        ("--batch", "1,x"),
+        ("--candidate", "tensorrt"),
+        ("--part", "routing", "--candidate", "eager"),
+        ("--part", "training", "model.onnx"),
+    ],
 )
 def test_command_line_that_is_wrong_exits_with_2(folder, arguments):
     assert bench(folder, *arguments) == 2

@@ -461,7 +461,7 @@ def batches(output, monkeypatch):
         seen.append((numbers, labels))
         return torch.zeros(()), torch.zeros((), dtype=torch.int64)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "training_step", step)
     run(output, dataclasses.replace(OPTIONS, epochs=2), train_set=numbered(90))
     return seen
 
@@ -482,7 +482,7 @@ def test_the_learning_rate_rises_and_falls_to_zero(output, monkeypatch):
         rates.append(optimizer.param_groups[0]["lr"])
         return torch.zeros(()), torch.zeros((), dtype=torch.int64)
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "training_step", step)
     run(output, dataclasses.replace(OPTIONS, epochs=20, batch_size=30), train_set=numbered(90))
     assert len(rates) == 60
     assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
