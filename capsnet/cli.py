@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 import time
@@ -16,9 +17,12 @@ import click
 from capsnet.errors import CapsNetError, ResultError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from rich.console import Console
 
-    from capsnet.artifact import ArtifactMetadata
+    from capsnet.artifact import ArtifactMetadata, Precision
+    from capsnet.config import CapsNetConfig
     from capsnet.model import CapsNet
     from capsnet.runtime.benchmark import Candidate, Part, Result
     from capsnet.runtime.session import Device
@@ -41,6 +45,7 @@ _PART_CANDIDATES = {  # what each part is first compared with, and the rest
     "routing": ("onnx-naive", "onnx-votes", "onnx"),
     "training": ("literal", "trainer"),
 }
+_CALIBRATION_IMAGES = 1024  # ranges hardly move beyond
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _PRESETS = ("mnist", "cifar10", "tiny")
 
@@ -221,6 +226,18 @@ def cli() -> None:
     show_default=True,
     help="Form of the lowered routing; all are exact.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of weights and convolutions; inputs and outputs are always float32. int8: ONNX only.",
+)
+@click.option(
+    "--calibrate",
+    type=_FILE,
+    help="Training images for int8, a file or a folder.  [default: 256 of MNIST]",
+)
 @_device
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
@@ -236,6 +253,8 @@ def export_command(
     opset: int,
     reconstruction: bool,
     routing: str,
+    precision: "Precision",
+    calibrate: Path | None,
     verified: bool,
     page: Path | None,
 ) -> None:
@@ -250,6 +269,10 @@ def export_command(
 
     if page is not None and not verified:
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
+    if precision == "int8" and set(formats) != {"onnx"}:
+        raise click.UsageError("--precision int8 goes with --format onnx alone")
+    if calibrate is not None and precision != "int8":
+        raise click.UsageError("--calibrate goes with --precision int8")
     targets = _targets(formats, output)
     with contextlib.ExitStack() as stack:
         staged = {name: stack.enter_context(StagedFile(target)) for name, target in targets.items()}
@@ -261,13 +284,19 @@ def export_command(
         from capsnet.export.onnx import to_onnx
         from capsnet.export.torchscript import to_torchscript
 
+        model = load_checkpoint(request.checkpoint)
+        calibration = _calibration(calibrate, model.config) if precision == "int8" else None
         exporters: dict[str, Callable[..., ArtifactMetadata]] = {
-            "onnx": functools.partial(to_onnx, opset=opset),
+            "onnx": functools.partial(to_onnx, opset=opset, calibration=calibration),
             "torchscript": to_torchscript,
             "pt2": to_exported_program,
         }
-        model = load_checkpoint(request.checkpoint)
-        lowered = lower(model, reconstruction=reconstruction, routing=routing)
+        lowered = lower(
+            model,
+            reconstruction=reconstruction,
+            routing=routing,
+            precision="fp16" if precision == "fp16" else "fp32",
+        )
         digest = file_sha256(request.checkpoint)
         documents = []
         for name, file in staged.items():
@@ -695,6 +724,26 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
         return {unique[0]: output}
     folder = output or Path()
     return {name: folder / _DEFAULT_FILES[name] for name in unique}
+
+
+def _calibration(source: Path | None, config: "CapsNetConfig") -> "npt.NDArray[np.float32]":
+    """The images that int8 is calibrated with."""
+    import numpy as np
+
+    from capsnet.data import mnist_calibration_images
+    from capsnet.errors import DataError
+    from capsnet.runtime.inputs import stream_images
+
+    if source is not None:
+        stream = stream_images([source], config.image_shape)
+        chosen = [image for _, image in itertools.islice(stream, _CALIBRATION_IMAGES)]
+        return np.stack(chosen) if chosen else np.empty((0, *config.image_shape), np.float32)
+    if config.image_shape != (1, 28, 28):
+        raise DataError(
+            f"the network takes {list(config.image_shape)} images, so the bundled MNIST images "
+            "cannot calibrate it: give training images with --calibrate"
+        )
+    return mnist_calibration_images()
 
 
 def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "Candidate":

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from capsnet.errors import DataError
 
-__all__ = ["LabelledImages", "load_split", "mnist_test_set", "read_idx"]
+__all__ = ["LabelledImages", "load_split", "mnist_calibration_images", "mnist_test_set", "read_idx"]
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -92,6 +92,12 @@ def load_split(folder: Path, split: str) -> LabelledImages:
 def mnist_test_set() -> LabelledImages:
     """The 10,000 MNIST test images and labels that come with the package."""
     return load_split(ASSETS, "t10k")
+
+
+def mnist_calibration_images() -> npt.NDArray[np.float32]:
+    """256 MNIST training images ``[n, 1, 28, 28]``, values 0..1, that come with the package."""
+    pixels = read_idx(ASSETS / "calibration-images-idx3-ubyte.gz")
+    return pixels[:, None].astype(np.float32) / np.float32(255)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
+from capsnet.artifact import ArtifactMetadata, Precision, input_spec, output_specs
 from capsnet.config import CapsNetConfig
 
 __all__ = ["TRACE_BATCH", "describe"]
@@ -16,6 +16,7 @@ def describe(
     outputs: tuple[str, ...],
     *,
     routing: str,
+    precision: Precision,
     exporter: str,
     libraries: tuple[str, ...],
     batch: int | None,
@@ -29,6 +30,7 @@ def describe(
         config: of the exported network.
         outputs: names of its outputs, in order.
         routing: form of its routing.
+        precision: of its weights and convolutions.
         exporter: what wrote the graph.
         libraries: distributions whose versions matter for the bytes.
         batch: the fixed batch size, or None for any.
@@ -47,7 +49,7 @@ def describe(
         checkpoint_sha256=checkpoint_sha256,
         config=config,
         routing=routing,
-        precision="fp32",
+        precision=precision,
         inputs=(input_spec(config, size),),
         outputs=output_specs(config, size, outputs),
         opset=opset,

@@ -25,7 +25,7 @@ def to_exported_program(
     The same network, options and library versions give the same bytes, wherever and whenever.
 
     Args:
-        lowered: the network, in float32.
+        lowered: the network, with inputs and outputs in float32.
         path: the file to write.
         batch: a fixed batch size, or None for any.
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
@@ -40,6 +40,7 @@ def to_exported_program(
         lowered.config,
         lowered.outputs,
         routing=lowered.routing,
+        precision=lowered.precision,
         exporter="torch.export",
         libraries=("torch",),
         batch=batch,

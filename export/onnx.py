@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from capsnet.artifact import (
 from capsnet.errors import ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.quantisation import check_calibration, quantise
 from capsnet.model import CapsNet
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "to_naive_onnx", "to_onnx"]
@@ -50,6 +53,7 @@ def to_onnx(
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     checkpoint_sha256: str | None = None,
+    calibration: npt.NDArray[np.float32] | None = None,
 ) -> ArtifactMetadata:
     """Write a lowered network as an ONNX file with its metadata inside.
 
@@ -58,28 +62,36 @@ def to_onnx(
     nodes are named ``stage/operator``.
 
     Args:
-        lowered: the network, in float32.
+        lowered: the network, with inputs and outputs in float32.
         path: the file to write.
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set, one of :data:`OPSETS`.
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
+        calibration: images float32 ``[n, channels, height, width]`` to quantise a float32 network
+            to int8 with; None to leave it in its precision.
 
     Returns:
         The metadata that was written.
 
     Raises:
+        DataError: if the calibration images are too few, of another shape, or all alike.
         ExportError: if the exporter fails, or its result is not a valid model with these inputs and
             outputs.
     """
+    if calibration is not None:
+        check_calibration(calibration, lowered.config.image_shape)
     image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
     stages = tuple(lowered.stages(image))
     model = _capture(_Stages(lowered), image, stages, dynamic=batch is None, opset=opset)
     _keep_only_computation(model, lowered.outputs)
     _name_nodes_by_stage(model.graph, stages)
+    if calibration is not None:
+        model = quantise(model, calibration)
     metadata = describe(
         lowered.config,
         lowered.outputs,
         routing=lowered.routing,
+        precision=lowered.precision if calibration is None else "int8",
         exporter="torch.onnx",
         libraries=("torch", "onnx", "onnxscript"),
         batch=batch,

@@ -34,7 +34,7 @@ def to_torchscript(
     The same network, options and library versions give the same bytes, wherever and whenever.
 
     Args:
-        lowered: the network, in float32.
+        lowered: the network, with inputs and outputs in float32.
         path: the file to write.
         batch: a fixed batch size, or None for any.
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
@@ -49,6 +49,7 @@ def to_torchscript(
         lowered.config,
         lowered.outputs,
         routing=lowered.routing,
+        precision=lowered.precision,
         exporter="torch.jit.trace",
         libraries=("torch",),
         batch=batch,
@@ -62,7 +63,9 @@ def to_torchscript(
         try:
             # The proof of the file is parity on real images, not a second trace.
             traced = torch.jit.trace(lowered, (image,), check_trace=False)
-            frozen = torch.jit.freeze(traced)
+            # Frozen, float16 weights would be stored as the float32 that they are cast to.
+            buffers = [name for name, _ in lowered.named_buffers()]
+            frozen = torch.jit.freeze(traced, preserved_attrs=buffers)
         except Exception as error:  # the tracer's own errors have many kinds
             raise ExportError(
                 f"torch.jit could not trace the network: {first_line(error)}"

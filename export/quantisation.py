@@ -1,0 +1,124 @@
+"""int8: convolutions in 8-bit integers, through onnxruntime's static quantisation.
+
+Only the convolutions: they are nearly all of the arithmetic, and quantising the routing's products
+as well costs accuracy without a gain in speed. All other large weights are stored in float16.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from capsnet.artifact import INPUT_NAME
+from capsnet.errors import DataError
+
+__all__ = ["FEWEST_IMAGES", "check_calibration", "quantise"]
+
+Images = npt.NDArray[np.float32]
+
+FEWEST_IMAGES = 32
+"""Images that calibration needs: fewer do not show the range of the activations."""
+
+_BATCH = 32
+_SMALL = 1024  # elements; below, float32 costs nothing
+
+
+def check_calibration(images: Images, image_shape: tuple[int, int, int]) -> None:
+    """Refuse images that cannot show what the activations look like.
+
+    Args:
+        images: float32 ``[n, channels, height, width]``, values 0..1.
+        image_shape: what the network takes.
+
+    Raises:
+        DataError: if they are too few, of another shape, or all alike.
+    """
+    problem = None
+    if images.shape[1:] != image_shape:
+        problem = f"are {list(images.shape[1:])}, the network takes {list(image_shape)}"
+    elif len(images) < FEWEST_IMAGES:
+        problem = f"are {len(images)}, it takes at least {FEWEST_IMAGES}"
+    elif (images == images[:1]).all():
+        problem = "are all the same"
+    if problem is not None:
+        raise DataError(
+            f"the images to calibrate int8 with {problem}; give training images with --calibrate"
+        )
+
+
+def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
+    """Quantise a lowered network after training (QDQ, per channel, ranges from images).
+
+    Weights keep 7 bits: x86 processors without VNNI add pairs of 8-bit products in 16 bits, where
+    full ones would overflow, silently.
+
+    Args:
+        model: an exported network in float32.
+        images: float32 ``[n, channels, height, width]``, see :func:`check_calibration`.
+
+    Returns:
+        The network with convolutions in int8 and other large weights in float16.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._starts = iter(range(0, len(images), _BATCH))
+
+        def get_next(self) -> dict[str, Images] | None:
+            start = next(self._starts, None)
+            return None if start is None else {INPUT_NAME: images[start : start + _BATCH]}
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder, "quantised.onnx")
+        quantize_static(
+            model,
+            path,
+            Reader(),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        quantised = onnx.load(path)
+    _store_in_half(quantised.graph)
+    used = {node.domain for node in quantised.graph.node}
+    imports = [entry for entry in quantised.opset_import if entry.domain in used]
+    del quantised.opset_import[:]
+    quantised.opset_import.extend(imports)
+    quantised.producer_name, quantised.producer_version = (
+        model.producer_name,
+        model.producer_version,
+    )
+    return quantised
+
+
+def _store_in_half(graph: onnx.GraphProto) -> None:
+    """Store large float32 weights in float16; onnxruntime casts them back once, when it loads."""
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > _SMALL:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+            cast = onnx.helper.make_node(
+                "Cast", [tensor.name], [name], name=f"{name}/Cast", to=onnx.TensorProto.FLOAT
+            )
+            graph.node.insert(0, cast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the quantiser's advice to simplify the graph first: it is simple."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
