@@ -46,6 +46,7 @@ _PART_CANDIDATES = {  # what each part is first compared with, and the rest
     "training": ("literal", "trainer"),
 }
 _CALIBRATION_IMAGES = 1024  # ranges hardly move beyond
+_SCORED_IMAGES = 1000  # that accuracies are counted on
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _PRESETS = ("mnist", "cifar10", "tiny")
 
@@ -388,6 +389,7 @@ def inspect_command(report: _Report, artifact: Path, device: "Device") -> None:
         "bytes": artifact.stat().st_size,
         "sha256": file_sha256(artifact),
         "device": session.device,
+        "device_reason": session.device_reason,
         "providers": session.providers(),
         "metadata": session.metadata.to_dict(),
     }
@@ -453,7 +455,14 @@ def predict_command(
         ):
             count = write(predict(session, images), file)
         report.console.print(f"{count} predictions in {output}", markup=False)
-    report.write_json({"artifact": artifact.name, "device": session.device, "predictions": count})
+    report.write_json(
+        {
+            "artifact": artifact.name,
+            "device": session.device,
+            "device_reason": session.device_reason,
+            "predictions": count,
+        }
+    )
 
 
 @cli.command("bench")
@@ -472,6 +481,13 @@ def predict_command(
     default="encoder",
     show_default=True,
     help="The whole encoder, the routing alone (of ONNX files), or a step of training.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp16", "int8"]),
+    multiple=True,
+    help="Add the ONNX artifact in this precision, and show all accuracies; can be repeated.",
 )
 @click.option(
     "--batch",
@@ -504,6 +520,7 @@ def bench_command(
     candidates: tuple[str, ...],
     checkpoint: Path | None,
     part: "Part",
+    precisions: tuple[str, ...],
     batches: tuple[int, ...],
     rounds: int,
     threads: int | None,
@@ -523,7 +540,7 @@ def bench_command(
     import torch
 
     from capsnet.checkpoint import load_checkpoint
-    from capsnet.files import atomic_path
+    from capsnet.files import atomic_path, file_sha256
     from capsnet.runtime.bench_report import bench_table, draw_plot, write_csv
     from capsnet.runtime.benchmark import Candidate, benchmark
     from capsnet.runtime.certificate import environment
@@ -536,15 +553,23 @@ def bench_command(
     if unknown or (artifacts and part == "training"):
         what = ", ".join([*unknown, *map(str, artifacts)])
         raise click.UsageError(f"{what} does not go with --part {part}: use {', '.join(built_in)}")
+    if precisions and part != "encoder":
+        raise click.UsageError("--precision goes with --part encoder")
     source = _checkpoint_or_default(checkpoint)
     model = load_checkpoint(source)
     _, images, _ = load_images(Request(source, samples=_BENCH_IMAGES), model.config, "")
+    scored = None
+    if precisions:
+        asked = Request(source, samples=_SCORED_IMAGES)
+        _, many, labels = load_images(asked, model.config, file_sha256(source))
+        scored = None if labels is None else (many, labels)
     with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
         compared = [
             _built_in(name, model, source, Path(folder))
             for name in built_in
             if name in (candidates or built_in) or name == built_in[0]
         ]
+        compared += [_built_in(f"onnx-{p}", model, source, Path(folder)) for p in precisions]
         compared += [Candidate(str(path), "artifact", path) for path in artifacts]
         results = benchmark(
             compared,
@@ -555,6 +580,7 @@ def bench_command(
             batches=batches,
             rounds=rounds,
             part=part,
+            scored=scored,
             device=device,
             threads=threads,
             on_progress=status.update,
@@ -661,6 +687,39 @@ def train_command(
     report.write_json({"output": str(output), "device": device, "test_accuracy": history})
 
 
+@cli.command("doctor")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="What must work: with cuda, its absence is a problem, too.",
+)
+@_reporting
+def doctor_command(report: _Report, device: str) -> None:
+    """Show what is installed, and whether it can do what it promises."""
+    from rich.markup import escape
+
+    from capsnet.errors import DeviceError
+    from capsnet.runtime.cuda import why_no_cuda
+    from capsnet.runtime.doctor import Finding, examine
+
+    findings = examine()
+    reason = why_no_cuda() if device == "cuda" else ""
+    if reason:
+        findings.append(Finding("CUDA", "problem", reason))
+    report.write_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
+    colours = {"good": "green", "note": "yellow", "problem": "red"}
+    for finding in findings:
+        mark = f"[{colours[finding.status]}]{finding.status:8}[/]"
+        advice = f"; {finding.advice}" if finding.status == "problem" and finding.advice else ""
+        text = escape(f"{finding.detail}{advice}")
+        report.console.print(f"{mark}[bold]{escape(finding.subject):32}[/] {text}")
+    problems = [finding.subject for finding in findings if finding.status == "problem"]
+    if problems:
+        raise DeviceError(f"what is installed cannot do what it promises: {', '.join(problems)}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run ``capsnet``; ends the process with the documented exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -762,6 +821,10 @@ def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "C
             return Candidate(name, "onnxruntime", path)
         case "onnx-votes":
             to_onnx(lower(model, routing="votes"), path)
+        case "onnx-fp16":
+            to_onnx(lower(model, precision="fp16"), path)
+        case "onnx-int8":
+            to_onnx(lower(model), path, calibration=_calibration(None, model.config))
         case "torchscript":
             to_torchscript(lower(model), path)
         case _:
@@ -807,10 +870,15 @@ def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[di
         found = onnx_stages(artifact, images)
     else:
         reconstruction = len(metadata.outputs) == 3
-        lowered = lower(model, reconstruction=reconstruction, routing=metadata.routing)
+        lowered = lower(
+            model,
+            reconstruction=reconstruction,
+            routing=metadata.routing,
+            precision="fp16" if metadata.precision == "fp16" else "fp32",
+        )
         stages = lowered.stages(torch.from_numpy(images))
         found = {name: stage.numpy() for name, stage in stages.items()}
-    return [dataclasses.asdict(stage) for stage in locate(model, found, images, metadata.routing)]
+    return [dataclasses.asdict(stage) for stage in locate(model, found, images, metadata)]
 
 
 def _write_page(documents: list[dict[str, Any]], page: Path | None) -> None:

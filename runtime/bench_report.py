@@ -21,9 +21,11 @@ def bench_table(results: Sequence[Result]) -> Table:
     """
     baselines = _baselines(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    heads = ("batch", "candidate", "p50 ms", "p90", "p99", "images/s")
+    scored = any(result.accuracy is not None for result in results)
+    heads = ("batch", "candidate", *(["accuracy"] if scored else []), "p50 ms", "p90", "p99")
     for heading in (
         *heads,
+        "images/s",
         *(f"x {name} (99 %)" for name in baselines),
         "open s",
         "idle MB",
@@ -38,6 +40,7 @@ def bench_table(results: Sequence[Result]) -> Table:
         latency = result.latency
         table.add_row(
             *first,
+            *([_share(result.accuracy)] if scored else []),
             *(f"{1e3 * seconds:.2f}" for seconds in (latency.p50, latency.p90, latency.p99)),
             f"{result.images_per_second:.0f}",
             *(_ratio(result.ratios.get(name)) for name in baselines),
@@ -45,6 +48,10 @@ def bench_table(results: Sequence[Result]) -> Table:
             *(f"{(size or 0) / 1e6:.0f}" for size in (result.idle_bytes, result.peak_bytes)),
         )
     return table
+
+
+def _share(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2%}"
 
 
 def _baselines(results: Sequence[Result]) -> list[str]:
@@ -124,6 +131,7 @@ def _flat(result: Result, baselines: Sequence[str]) -> dict[str, object]:
         "p90_s": latency and latency.p90,
         "p99_s": latency and latency.p99,
         "images_per_s": result.images_per_second,
+        "accuracy": result.accuracy,
         "open_s": result.open_seconds,
         "idle_bytes": result.idle_bytes,
         "peak_bytes": result.peak_bytes,

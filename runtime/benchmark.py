@@ -62,6 +62,7 @@ class Result:
         latency: seconds a call.
         images_per_second: at the median latency.
         ratios: to each of the :data:`BASELINES` that was timed; above 1, this one is faster.
+        accuracy: share of the scored images whose class is right; None if none were given.
         open_seconds: from nothing to a session that can run.
         idle_bytes: resident memory of its process when it is open, before the first call.
         peak_bytes: resident memory at most during a call.
@@ -74,6 +75,7 @@ class Result:
     latency: Summary | None = None
     images_per_second: float | None = None
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    accuracy: float | None = None
     open_seconds: float | None = None
     idle_bytes: int | None = None
     peak_bytes: int | None = None
@@ -141,6 +143,7 @@ def benchmark(
     batches: Sequence[int],
     rounds: int,
     part: Part = "encoder",
+    scored: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None,
     device: str = "auto",
     threads: int | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
@@ -160,6 +163,7 @@ def benchmark(
         rounds: how often each candidate is timed at each batch size.
         part: what to time: the whole encoder; the routing alone, which is cut out of the ONNX
             files behind the primary capsules; or a step of training, which is proven by its losses.
+        scored: images and labels to count each candidate's right classes on, encoders only.
         device: where to run.
         threads: of each candidate; None for all CPUs that this process may use.
         on_progress: called with what is going on, in words.
@@ -176,6 +180,7 @@ def benchmark(
     workers: dict[str, _Worker] = {}
     failures: dict[str, str] = {}
     losses: dict[str, list[float]] = {}
+    accuracies: dict[str, float] = {}
     results: list[Result] = []
     inputs = {candidate.name: images for candidate in candidates}
     with contextlib.ExitStack() as stack:
@@ -196,6 +201,9 @@ def benchmark(
                 report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
                 if not report.passed:
                     failures[candidate.name] = f"parity: {report.failures[0]}"
+                elif scored is not None:
+                    classes = worker.run(scored[0])["lengths"].argmax(-1)
+                    accuracies[candidate.name] = float((classes == scored[1]).mean())
                 elif part == "routing":
                     worker.close()
                     cut, inputs[candidate.name] = cut_routing(candidate.path, images, folder)
@@ -228,6 +236,7 @@ def benchmark(
                             for other in BASELINES
                             if other in timed and other != name
                         },
+                        accuracy=accuracies.get(name),
                         open_seconds=workers[name].open_seconds,
                         idle_bytes=workers[name].idle_bytes,
                         peak_bytes=peak,

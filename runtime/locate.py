@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from capsnet.artifact import ArtifactMetadata
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 from capsnet.routing import squash
 from capsnet.runtime.parity import BUDGETS
@@ -42,7 +43,7 @@ def locate(
     model: CapsNet,
     found: Mapping[str, npt.NDArray[np.floating]],
     images: npt.NDArray[np.float32],
-    routing: str,
+    metadata: ArtifactMetadata,
 ) -> list[Stage]:
     """Judge every stage; the first that does not pass is where the fault is.
 
@@ -50,21 +51,22 @@ def locate(
         model: the readable model.
         found: the stages of the artifact, or of its lowered module, for these images.
         images: float32 ``[batch, channels, height, width]``.
-        routing: form of the artifact's routing, which decides the layout of its iterations.
+        metadata: of the artifact: its precision decides the budget, and the form of its routing the
+            layout of the iterations.
 
     Returns:
         The stages in the order of computation.
     """
     golden = readable_stages(model, images, torch.float64)
     baseline = readable_stages(model, images, torch.float32)
-    budget = BUDGETS["fp32"]
+    budget = BUDGETS[metadata.precision]
     stages = []
     for name, expected in golden.items():
         if name == "reconstruction" and name not in found:
             continue  # an artifact without the decoder
         own = float(np.abs(baseline[name] - expected).max())
-        allowed = budget.factor * own + budget.floor * float(np.abs(expected).max())
-        if routing == "projected" and ".iteration" in name:
+        allowed = budget.factor * own + budget.max * float(np.abs(expected).max())
+        if metadata.routing == "projected" and ".iteration" in name:
             expected = np.moveaxis(expected, 0, 1)  # to [out_capsules, batch, dim]
         error = None
         if name in found and found[name].shape == expected.shape:

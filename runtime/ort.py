@@ -1,8 +1,5 @@
 """Sessions on onnxruntime. Needs neither torch nor onnx."""
 
-import ctypes
-import functools
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +10,14 @@ import onnxruntime.capi.onnxruntime_pybind11_state as status
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.errors import ArtifactError, DeviceError, first_line
+from capsnet.runtime import cuda
+from capsnet.runtime.cuda import CUDA
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
 
 __all__ = ["OrtSession", "create_session"]
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
 _FATAL = 4  # onnxruntime's log severity: what goes wrong is raised, not logged
 _ERRORS = (
     status.Fail,
@@ -48,15 +47,16 @@ class OrtSession(Session):
     format = "onnx"
 
     def __init__(self, path: Path, device: Device, threads: int | None) -> None:
-        self.device = _choose(path, device)
+        self.device, self.device_reason = _choose(path, device)
         self._session = create_session(path, self.device, threads)
-        if self.device == "cuda" and set(self.placement.values()) != {_CUDA}:
+        if self.device == "cuda" and set(self.placement.values()) != {CUDA}:
             if device == "cuda":
                 raise DeviceError(
                     f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
-                    "use --device cpu"
+                    "use --device cpu, or find out more: capsnet doctor"
                 )
             self.device = "cpu"
+            self.device_reason = "CUDA did not take all nodes; find out more: capsnet doctor"
             self._session = create_session(path, "cpu", threads)
         try:
             document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -142,9 +142,9 @@ def create_session(
     options.intra_op_num_threads = threads or usable_cpus()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-    if _choose(path, device) == "cuda":
+    if _choose(path, device)[0] == "cuda":
         # TF32 rounds float32 inputs to 10 bits: not the same numbers.
-        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except _ERRORS as error:
@@ -154,35 +154,17 @@ def create_session(
         ) from error
 
 
-def _choose(path: Path, device: Device) -> Literal["cpu", "cuda"]:
-    """The device to try."""
-    reason = _why_no_cuda() if device != "cpu" else ""
+def _choose(path: Path, device: Device) -> tuple[Literal["cpu", "cuda"], str]:
+    """The device to try, and why."""
+    if device == "cpu":
+        return "cpu", "as asked"
+    reason = cuda.why_no_cuda()
     if device == "cuda" and reason:
         raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
-    return "cpu" if device == "cpu" or reason else "cuda"
+    return ("cpu", reason) if reason else ("cuda", "as asked" if device == "cuda" else "it works")
 
 
 def _show(specs: tuple[TensorSpec, ...]) -> str:
     return "; ".join(
         f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in specs
     )
-
-
-@functools.cache
-def _why_no_cuda() -> str:
-    """Why onnxruntime cannot use CUDA here; empty where it can.
-
-    onnxruntime drops a provider that fails to load with no more than a log line, so what the
-    provider needs is looked for first.
-    """
-    available = onnxruntime.get_available_providers()
-    if _CUDA not in available:
-        return (
-            f"this onnxruntime has only {', '.join(available)}; "
-            'install the GPU build: pip install "onnxruntime-gpu"'
-        )
-    try:
-        ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
-    except OSError:
-        return "there is no NVIDIA driver on this machine (libcuda was not found)"
-    return ""

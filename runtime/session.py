@@ -40,6 +40,7 @@ class Session(ABC):
     Attributes:
         format: ``"onnx"``, ``"torchscript"`` or ``"pt2"``.
         device: where it really runs, ``"cpu"`` or ``"cuda"``.
+        device_reason: why there.
         metadata: what the artifact says about itself.
         largest_batch: images that are computed at once; more run in parts. None for no limit.
         notes: where this environment differs from that of the certificate that was required.
@@ -47,6 +48,7 @@ class Session(ABC):
 
     format: str
     device: str
+    device_reason: str
     metadata: ArtifactMetadata
     largest_batch: int | None = None
     notes: tuple[str, ...] = ()

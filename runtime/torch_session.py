@@ -31,16 +31,12 @@ class TorchSession(Session):
     """
 
     def __init__(self, path: Path, device: Device, threads: int | None) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            built = torch.version.cuda
-            reason = (
-                f"torch {torch.__version__} was built for CUDA {built} but finds no device"
-                if built
-                else f"torch {torch.__version__} is a CPU build"
-            )
+        reason = _why_no_cuda() if device != "cpu" else "as asked"
+        if device == "cuda" and reason:
             raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
+        self.device = "cpu" if reason else "cuda"
+        self.device_reason = reason or ("as asked" if device == "cuda" else "it works")
         torch.set_num_threads(threads or usable_cpus())
-        self.device = "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
         try:
             document, self._module, self._nodes = self._load(path)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -112,6 +108,15 @@ class TorchSession(Session):
 
     def _input_shape(self) -> tuple[int | str, ...]:
         return self.metadata.inputs[0].shape
+
+
+def _why_no_cuda() -> str:
+    """Why torch cannot use CUDA here; empty where it can."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a CPU build"
+    return f"torch {torch.__version__} was built for CUDA {torch.version.cuda} but finds no device"
 
 
 def _last_line(error: Exception) -> str:

@@ -129,6 +129,7 @@ class Judge:
             "checkpoint_sha256": self._digest,
             "images": {"source": self._source, "count": len(self._images)},
             "device": session.device,
+            "device_reason": session.device_reason,
             "providers": session.providers(),
             "environment": environment(),
             "parity": parity.to_dict(),

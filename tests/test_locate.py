@@ -1,19 +1,32 @@
 """Fault location: a fault planted in a stage is found in that stage."""
 
 import dataclasses
+import json
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from artifacts import SMALL, lively_model, onnx_bytes, parsed, random_images, with_layers
+from artifacts import (
+    SMALL,
+    lively_model,
+    metadata_of,
+    onnx_bytes,
+    parsed,
+    random_images,
+    with_layers,
+)
 from onnx import numpy_helper
 
+from capsnet.artifact import ArtifactMetadata
 from capsnet.export.lower import lower
 from capsnet.runtime.locate import locate, onnx_stages, readable_stages
 
 STACK = with_layers(dataclasses.replace(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
 IMAGES = random_images(SMALL, 4)
+METADATA = ArtifactMetadata.from_json(
+    json.dumps(metadata_of(onnx_bytes(STACK, reconstruction=True)))
+)
 STAGES = (
     "stem",
     "primary_capsules",
@@ -44,7 +57,12 @@ def planted(stage):
 def test_the_stages_of_an_unbroken_artifact_are_right(routing, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_bytes(STACK, reconstruction=True, routing=routing))
-    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, routing)
+    stages = locate(
+        lively_model(STACK),
+        onnx_stages(path, IMAGES),
+        IMAGES,
+        dataclasses.replace(METADATA, routing=routing),
+    )
     assert first_wrong(stages) is None
     assert {stage.name for stage in stages} >= set(STAGES)
 
@@ -53,7 +71,7 @@ def test_the_stages_of_an_unbroken_artifact_are_right(routing, tmp_path):
 def test_a_fault_in_an_onnx_graph_is_found_in_its_stage(stage, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(planted(stage))
-    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, "projected")
+    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, METADATA)
     assert first_wrong(stages) == stage
 
 
@@ -74,14 +92,14 @@ def test_a_fault_in_a_lowered_module_is_found_in_its_stage(stage):
         "decoder": "reconstruction",
     }.get(stage, stage)
     arrays = {name: tensor.numpy() for name, tensor in found.items()}
-    assert first_wrong(locate(lively_model(STACK), arrays, IMAGES, "projected")) == expected
+    assert first_wrong(locate(lively_model(STACK), arrays, IMAGES, METADATA)) == expected
 
 
 def test_an_iteration_that_is_missing_is_named(tmp_path):
     shorter = with_layers(STACK, (6, 5, 2), (5, 6, 2))
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_bytes(shorter, reconstruction=True))
-    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, "projected")
+    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, METADATA)
     wrong = next(stage for stage in stages if not stage.passed)
     assert wrong.error is None or wrong.name.startswith("layer1")
 

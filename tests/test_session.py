@@ -22,7 +22,7 @@ from artifacts import (
 )
 
 from capsnet.errors import ArtifactError, DataError, DeviceError
-from capsnet.runtime import ort
+from capsnet.runtime import cuda, ort
 from capsnet.runtime.session import artifact_format, open_session
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -399,9 +399,9 @@ def test_placement_names_every_node_with_its_provider(artifact):
 @pytest.fixture
 def no_memory():
     """What was found out about CUDA is found out again, before and after."""
-    ort._why_no_cuda.cache_clear()
+    cuda.why_no_cuda.cache_clear()
     yield
-    ort._why_no_cuda.cache_clear()
+    cuda.why_no_cuda.cache_clear()
 
 
 def without_gpu_build(monkeypatch):
@@ -413,7 +413,7 @@ def without_driver(monkeypatch):
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(ort, "ctypes", SimpleNamespace(CDLL=missing))
+    monkeypatch.setattr(cuda, "ctypes", SimpleNamespace(CDLL=missing))
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def cuda_that_is_dropped(monkeypatch):
         asked.append([name if isinstance(name, str) else name[0] for name in providers])
         return real(*arguments, providers=[CPU], **options)
 
-    monkeypatch.setattr(ort, "_why_no_cuda", lambda: "")
+    monkeypatch.setattr(cuda, "why_no_cuda", lambda: "")
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     return asked
 

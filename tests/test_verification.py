@@ -391,7 +391,7 @@ def test_certificate_lies_beside_the_artifact_and_names_its_digest(folder):
     assert {check["output"] for check in checks} == {"lengths", "capsules"}
     assert all({"max", "p99", "rms"} <= check["allowed"].keys() for check in checks)
     assert all(check["errors"]["max"] > 0 for check in checks)
-    assert certificate["parity"]["budget"].keys() == {"factor", "floor"}
+    assert certificate["parity"]["budget"].keys() == {"factor", "max", "p99", "rms", "clips"}
     assert {"python", "torch", "numpy", "capsnet-export"} <= certificate["environment"].keys()
     assert any(name.startswith("onnxruntime") for name in certificate["environment"])
 
