@@ -94,9 +94,9 @@ BUDGETS: Mapping[Precision, Budget] = {
     # One unit in the last place: where the baseline happens to be almost exact, rounding alone must
     # not fail an artifact.
     "fp32": Budget(factor=4.0, max=2.0**-23, p99=2.0**-23, rms=2.0**-23),
-    # float16 rounds by 2^-11 of a value. The bundled model, whose weights are float16 already, is off
-    # by at most 1.1 of that on all 10,000 test images (p99 0.2, RMS 0.06), and by 3 on values from
-    # -1 to 2; small networks with rounded weights by up to 2 (p99 1.3, RMS 0.5).
+    # float16 rounds by 2^-11 of a value. The bundled model, whose weights are float16 already, is
+    # off by at most 1.1 of that on all 10,000 test images (p99 0.2, RMS 0.06), and by 3 on values
+    # from -1 to 2; small networks with rounded weights by up to 2 (p99 1.3, RMS 0.5).
     "fp16": Budget(factor=4.0, max=2.0**-8, p99=2.0**-9, rms=2.0**-10),
     # The bundled model is off by at most 5.7 % there (p99 1.1 %, RMS 0.32 %).
     "int8": Budget(factor=4.0, max=0.10, p99=0.03, rms=0.01, clips=True),

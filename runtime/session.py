@@ -165,6 +165,7 @@ def open_session(
     device: Device = "auto",
     *,
     threads: int | None = None,
+    tf32: bool = False,
     require_certificate: bool = False,
 ) -> Session:
     """Open an exported artifact.
@@ -174,6 +175,8 @@ def open_session(
         device: ``"auto"`` takes CUDA where it works, else the CPU; the others insist.
         threads: to compute with; None for all CPUs that this process may use. torch has one pool
             for all of a process.
+        tf32: let CUDA round the inputs of float32 products to 10 bits, which is faster and not the
+            same numbers; of torch it is one setting for all of a process.
         require_certificate: refuse a file that is not proven by the certificate beside it.
 
     Returns:
@@ -192,15 +195,15 @@ def open_session(
         case "onnx":
             from capsnet.runtime.ort import OrtSession
 
-            session = OrtSession(path, device, threads)
+            session = OrtSession(path, device, threads, tf32)
         case "torchscript":
             from capsnet.runtime.torchscript import TorchScriptSession
 
-            session = TorchScriptSession(path, device, threads)
+            session = TorchScriptSession(path, device, threads, tf32)
         case _:
             from capsnet.runtime.exported_program import ExportedProgramSession
 
-            session = ExportedProgramSession(path, device, threads)
+            session = ExportedProgramSession(path, device, threads, tf32)
     session.notes = notes
     if session.device == "cpu":
         session.largest_batch = _CPU_BATCH

@@ -23,6 +23,7 @@ class TorchSession(Session):
         path: the file.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: to compute with; None for all CPUs that this process may use.
+        tf32: let CUDA round the inputs of float32 products to 10 bits.
 
     Raises:
         ArtifactError: if the file cannot be loaded, is not from this toolkit, or
@@ -30,13 +31,17 @@ class TorchSession(Session):
         DeviceError: if CUDA was asked for and is not there.
     """
 
-    def __init__(self, path: Path, device: Device, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
+    ) -> None:
         reason = _why_no_cuda() if device != "cpu" else "as asked"
         if device == "cuda" and reason:
             raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
         self.device = "cpu" if reason else "cuda"
         self.device_reason = reason or ("as asked" if device == "cuda" else "it works")
         torch.set_num_threads(threads or usable_cpus())
+        if self.device == "cuda":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
             document, self._module, self._nodes = self._load(path)
         except (RuntimeError, ValueError, KeyError, OSError) as error:

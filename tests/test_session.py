@@ -458,6 +458,25 @@ def test_cuda_that_silently_became_the_cpu_is_refused(artifact, cuda_that_is_dro
     assert cuda_that_is_dropped[0] == [CUDA, CPU]
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_off_unless_it_is_asked_for(artifact, monkeypatch, cuda_that_is_dropped, tf32):
+    options, session = [], onnxruntime.InferenceSession
+
+    def keep(*arguments, providers, **others):
+        options.append(providers[0])
+        return session(*arguments, providers=providers, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", keep)
+    open_session(artifact, "auto", **({"tf32": True} if tf32 else {}))
+    assert options[0] == (CUDA, {"use_tf32": "1" if tf32 else "0"})
+
+
+def test_session_says_why_it_runs_where_it_runs(artifact, monkeypatch, no_memory):
+    without_driver(monkeypatch)
+    assert "there is no NVIDIA driver" in open_session(artifact, "auto").device_reason
+    assert open_session(artifact, "cpu").device_reason == "as asked"
+
+
 def test_auto_takes_the_cpu_where_cuda_does_not_work(artifact, cuda_that_is_dropped):
     session = open_session(artifact, "auto")
     assert session.device == "cpu"
