@@ -8,7 +8,7 @@ from typing import Literal
 import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as status
 
-from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
+from capsnet.artifact import METADATA_KEY, TensorSpec
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime import cuda
 from capsnet.runtime.cuda import CUDA
@@ -67,14 +67,7 @@ class OrtSession(Session):
             raise ArtifactError(
                 f"{path}: the metadata is damaged: {error}; export again"
             ) from error
-        if document is None:
-            raise ArtifactError(
-                f"{path} is an ONNX file without capsnet metadata: export it with capsnet-export"
-            )
-        try:
-            self.metadata = ArtifactMetadata.from_json(document)
-        except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from error
+        self._take_metadata(path, document)
         self._check_interface(path)
         self._check_iterations(path)
 

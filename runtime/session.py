@@ -107,6 +107,17 @@ class Session(ABC):
             name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
         }
 
+    def _take_metadata(self, path: Path, document: str | None) -> None:
+        """Parse the document inside the file; raise ArtifactError where there is none to trust."""
+        if not document:
+            raise ArtifactError(
+                f"{path} is {self.format} without capsnet metadata: export it with capsnet-export"
+            )
+        try:
+            self.metadata = ArtifactMetadata.from_json(document)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+
     def _check_iterations(self, path: Path) -> None:
         """Raise ArtifactError where the graph unrolls other iterations than the metadata says."""
         found = sum(n for name, n in self.operators.items() if name in _COUPLINGS)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
@@ -49,15 +48,7 @@ class TorchSession(Session):
                 f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
                 "or needs another torch: export it again"
             ) from error
-        if not document:
-            raise ArtifactError(
-                f"{path} is a {self.format} file without capsnet metadata: "
-                "export it with capsnet-export"
-            )
-        try:
-            self.metadata = ArtifactMetadata.from_json(document)
-        except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from error
+        self._take_metadata(path, document)
         self._check_iterations(path)
         self._check_interface(path)
 

@@ -103,7 +103,7 @@ def foreign_model():
 
 
 def test_foreign_onnx_file_is_refused(tmp_path):
-    refuse(write(tmp_path, foreign_model()), "ONNX file without capsnet metadata: export it with")
+    refuse(write(tmp_path, foreign_model()), "onnx without capsnet metadata: export it with")
 
 
 def test_sound_metadata_in_a_foreign_file_is_refused(tmp_path):
