@@ -186,6 +186,7 @@ def used_memory() -> int:
 def time_candidate(make: Callable[[], Prepare]) -> list[dict[str, Any]]:
     """Both timings and the device memory at every batch size; or what went wrong."""
     rows: list[dict[str, Any]] = []
+    prepare = on_device = with_copies = None
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     before = used_memory()
     try:
@@ -197,6 +198,7 @@ def time_candidate(make: Callable[[], Prepare]) -> list[dict[str, Any]]:
             rows.append(row)
     except Exception as error:  # one candidate that fails must not lose the others
         rows.append({"failure": f"{type(error).__name__}: {error}"})
+    prepare = on_device = with_copies = None  # or the next candidate starts with their memory
     gc.collect()
     torch.cuda.empty_cache()
     return rows
@@ -280,7 +282,8 @@ def main() -> None:
             keep()
     target.with_suffix(".md").write_text(table(document))
     print(table(document))
-    sys.exit(1 if any(check["code"] for check in document["checks"]) else 0)
+    broken = any("failure" in row for rows in document["speeds"].values() for row in rows)
+    sys.exit(1 if broken or any(check["code"] for check in document["checks"]) else 0)
 
 
 if __name__ == "__main__":

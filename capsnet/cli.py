@@ -146,6 +146,11 @@ _device = click.option(
     show_default=True,
     help="Where to run; auto takes CUDA where it works.",
 )
+_calibrate = click.option(
+    "--calibrate",
+    type=_FILE,
+    help="Training images for int8, a file or a folder.  [default: 256 of MNIST]",
+)
 _images = click.option(
     "--images",
     type=_FILE,
@@ -234,11 +239,7 @@ def cli() -> None:
     show_default=True,
     help="Of weights and convolutions; inputs and outputs are always float32. int8: ONNX only.",
 )
-@click.option(
-    "--calibrate",
-    type=_FILE,
-    help="Training images for int8, a file or a folder.  [default: 256 of MNIST]",
-)
+@_calibrate
 @_device
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
@@ -362,9 +363,9 @@ def verify_command(
             with FreshProcess(request) as judge:
                 judge.submit(artifact)
                 [document] = judge.documents()
+    write_certificate(document, artifact)  # first: what follows may fail, the verdict stands
     if locate and document["verdict"] == "fail":
         document["stages"] = _locate(request, artifact, document["artifact"]["format"])
-    write_certificate(document, artifact)
     _write_page([document], page)
     report.write_json(document)
     _print_verdicts([document], report)
@@ -489,6 +490,8 @@ def predict_command(
     multiple=True,
     help="Add the ONNX artifact in this precision, and show all accuracies; can be repeated.",
 )
+@click.option("--images", type=_FILE, help="Images to run.  [default: MNIST test set]")
+@_calibrate
 @click.option(
     "--batch",
     "batches",
@@ -521,6 +524,8 @@ def bench_command(
     checkpoint: Path | None,
     part: "Part",
     precisions: tuple[str, ...],
+    images: Path | None,
+    calibrate: Path | None,
     batches: tuple[int, ...],
     rounds: int,
     threads: int | None,
@@ -557,26 +562,32 @@ def bench_command(
         raise click.UsageError("--precision goes with --part encoder")
     source = _checkpoint_or_default(checkpoint)
     model = load_checkpoint(source)
-    _, images, _ = load_images(Request(source, samples=_BENCH_IMAGES), model.config, "")
+    calibration = _calibration(calibrate, model.config) if "int8" in precisions else None
+    _, few, _ = load_images(Request(source, images, _BENCH_IMAGES), model.config, "")
     scored = None
     if precisions:
-        asked = Request(source, samples=_SCORED_IMAGES)
+        asked = Request(source, images, _SCORED_IMAGES)
         _, many, labels = load_images(asked, model.config, file_sha256(source))
         scored = None if labels is None else (many, labels)
+        if scored is None:
+            click.echo("note: no labels are known for these images, so no accuracies", err=True)
     with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
         compared = [
             _built_in(name, model, source, Path(folder))
             for name in built_in
             if name in (candidates or built_in) or name == built_in[0]
         ]
-        compared += [_built_in(f"onnx-{p}", model, source, Path(folder)) for p in precisions]
+        compared += [
+            _built_in(f"onnx-{precision}", model, source, Path(folder), calibration)
+            for precision in precisions
+        ]
         compared += [Candidate(str(path), "artifact", path) for path in artifacts]
         results = benchmark(
             compared,
             EagerModel(model, torch.float64),
             EagerModel(model, torch.float32),
             model.config,
-            images,
+            few,
             batches=batches,
             rounds=rounds,
             part=part,
@@ -585,10 +596,12 @@ def bench_command(
             threads=threads,
             on_progress=status.update,
         )
+        proven = {result.candidate for result in results if result.failure is None}
         profiles = [
-            profile_onnx(candidate.name, candidate.path, images, batch, threads)
+            profile_onnx(candidate.name, candidate.path, few, batch, threads)
             for candidate in compared
-            if profile and candidate.kind == "artifact" and _is_onnx(candidate.path)
+            if profile and candidate.kind == "artifact" and candidate.name in proven
+            if _is_onnx(candidate.path)
             for batch in batches
         ]
     report.console.print(bench_table(results))
@@ -701,13 +714,9 @@ def doctor_command(report: _Report, device: str) -> None:
     from rich.markup import escape
 
     from capsnet.errors import DeviceError
-    from capsnet.runtime.cuda import why_no_cuda
-    from capsnet.runtime.doctor import Finding, examine
+    from capsnet.runtime.doctor import examine
 
-    findings = examine()
-    reason = why_no_cuda() if device == "cuda" else ""
-    if reason:
-        findings.append(Finding("CUDA", "problem", reason))
+    findings = examine(cuda=device == "cuda")
     report.write_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     colours = {"good": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
@@ -805,7 +814,13 @@ def _calibration(source: Path | None, config: "CapsNetConfig") -> "npt.NDArray[n
     return mnist_calibration_images()
 
 
-def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "Candidate":
+def _built_in(
+    name: str,
+    model: "CapsNet",
+    checkpoint: Path,
+    folder: Path,
+    calibration: "npt.NDArray[np.float32] | None" = None,
+) -> "Candidate":
     """A built-in candidate of the benchmark; artifacts are exported into the folder."""
     from capsnet.export.lower import lower
     from capsnet.export.onnx import to_naive_onnx, to_onnx
@@ -824,7 +839,7 @@ def _built_in(name: str, model: "CapsNet", checkpoint: Path, folder: Path) -> "C
         case "onnx-fp16":
             to_onnx(lower(model, precision="fp16"), path)
         case "onnx-int8":
-            to_onnx(lower(model), path, calibration=_calibration(None, model.config))
+            to_onnx(lower(model), path, calibration=calibration)
         case "torchscript":
             to_torchscript(lower(model), path)
         case _:
@@ -852,6 +867,7 @@ def _is_onnx(path: Path) -> bool:
 
 def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[dict[str, Any]]:
     """Judge every stage: of the graph for ONNX, of the lowered module for torch's formats."""
+    import numpy as np
     import torch
 
     from capsnet.checkpoint import load_checkpoint
@@ -864,8 +880,11 @@ def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[di
     model = load_checkpoint(request.checkpoint)
     metadata = open_session(artifact, "cpu").metadata
     batch = metadata.inputs[0].shape[0]
-    few = dataclasses.replace(request, samples=batch if isinstance(batch, int) else 8)
+    count = batch if isinstance(batch, int) else 8
+    few = dataclasses.replace(request, samples=count)
     _, images, _ = load_images(few, model.config, file_sha256(request.checkpoint))
+    if isinstance(batch, int):
+        images = images[np.arange(count) % len(images)]
     if artifact_format == "onnx":
         found = onnx_stages(artifact, images)
     else:

@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from capsnet.artifact import INPUT_NAME
-from capsnet.errors import DataError
+from capsnet.errors import DataError, ExportError, first_line
 
 __all__ = ["FEWEST_IMAGES", "check_calibration", "quantise"]
 
@@ -63,32 +63,46 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
         model: an exported network in float32.
         images: float32 ``[n, channels, height, width]``, see :func:`check_calibration`.
 
+    Raises:
+        ExportError: if the quantiser fails.
+
     Returns:
         The network with its primary convolution in int8 and other large weights in float16.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
+    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 for any
+    if fixed:
+        images = np.resize(images, (-(-len(images) // fixed) * fixed, *images.shape[1:]))
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._starts = iter(range(0, len(images), _BATCH))
+            self._parts = iter(
+                np.split(images, range(fixed or _BATCH, len(images), fixed or _BATCH))
+            )
 
         def get_next(self) -> dict[str, Images] | None:
-            start = next(self._starts, None)
-            return None if start is None else {INPUT_NAME: images[start : start + _BATCH]}
+            part = next(self._parts, None)
+            return None if part is None else {INPUT_NAME: part}
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder, "quantised.onnx")
-        quantize_static(
-            model,
-            path,
-            Reader(),
-            op_types_to_quantize=["Conv"],
-            nodes_to_quantize=["primary_capsules/Conv"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        try:
+            quantize_static(
+                model,
+                path,
+                Reader(),
+                op_types_to_quantize=["Conv"],
+                nodes_to_quantize=["primary_capsules/Conv"],
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        except Exception as error:  # the quantiser's own errors have many kinds
+            raise ExportError(
+                f"onnxruntime could not quantise the network: {first_line(error)}"
+            ) from error
         quantised = onnx.load(path)
     _store_in_half(quantised.graph)
     used = {node.domain for node in quantised.graph.node}

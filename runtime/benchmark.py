@@ -30,6 +30,7 @@ _BURST = 0.25  # seconds of calls of one candidate in one round
 _FEWEST_CALLS = 3
 _LONGEST_WARM_UP = 12  # bursts
 _SCORED_AT_ONCE = 32
+_SAME_ROUTING = 1e-4  # absolute; capsules are no longer than 1
 _SAME_LOSS = 1e-4  # relative; the first steps of training, before rounding has grown
 
 
@@ -184,6 +185,7 @@ def benchmark(
     accuracies: dict[str, float] = {}
     results: list[Result] = []
     inputs = {candidate.name: images for candidate in candidates}
+    proven = _batch(images, max(len(images), *batches))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for candidate in candidates:
@@ -199,27 +201,33 @@ def benchmark(
                             f"losses {losses[candidate.name]}, expected {expected}"
                         )
                     continue
-                report = compare(golden, baseline, worker, images, batch_sizes=_proven(batches))
+                report = compare(golden, baseline, worker, proven, batch_sizes=_proven(batches))
                 if not report.passed:
                     failures[candidate.name] = f"parity: {report.failures[0]}"
                 elif scored is not None:
                     accuracies[candidate.name] = _accuracy(worker, *scored)
                 elif part == "routing":
+                    whole = worker.run(images)["capsules"]
                     worker.close()
                     cut, inputs[candidate.name] = cut_routing(candidate.path, images, folder)
                     tail = _Worker(Candidate("", "onnxruntime", cut), config, device, threads)
                     workers[candidate.name] = stack.enter_context(contextlib.closing(tail))
+                    found = tail.run(inputs[candidate.name])["capsules"]
+                    if not np.allclose(found, whole, atol=_SAME_ROUTING):
+                        failures[candidate.name] = "its routing, cut out, gives other numbers"
             except CapsNetError as error:
                 failures[candidate.name] = str(error)
         ready = {name: worker for name, worker in workers.items() if name not in failures}
         for batch in batches:
             on_progress(f"timing batch {batch}")
-            timed = _time(ready, {name: _batch(inputs[name], batch) for name in ready}, rounds)
+            given = {name: _batch(inputs[name], batch) for name in ready}
+            timed, failed = _time(ready, given, rounds)
             for candidate in candidates:
                 name = candidate.name
-                if name in failures:
+                failure = failures.get(name) or failed.get(name)
+                if failure is not None:
                     where = workers[name].device if name in workers else None
-                    results.append(Result(name, batch, where, failures[name]))
+                    results.append(Result(name, batch, where, failure))
                     continue
                 seconds, peak = timed[name]
                 summary = summarise(seconds)
@@ -258,22 +266,31 @@ def _accuracy(
 
 def _time(
     workers: dict[str, _Worker], inputs: dict[str, npt.NDArray[np.float32]], rounds: int
-) -> dict[str, tuple[list[list[float]], int]]:
-    """Seconds a call for each round, and peak memory, of each candidate."""
+) -> tuple[dict[str, tuple[list[list[float]], int]], dict[str, str]]:
+    """Seconds a call for each round, and peak memory, of each candidate; and what failed, why."""
+    failed: dict[str, str] = {}
+    peaks, counts = {}, {}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in workers}
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder, f"{index}.npy")) for index, name in enumerate(workers)}
-        for name, path in paths.items():
-            np.save(path, inputs[name])
-        peaks = {name: workers[name].ask(op="peak", images=paths[name])["peak"] for name in workers}
-        counts = {name: _warm_up(workers[name], paths[name]) for name in workers}
-        seconds: dict[str, list[list[float]]] = {name: [] for name in workers}
+        for name, worker in workers.items():
+            np.save(paths[name], inputs[name])
+            try:
+                peaks[name] = worker.ask(op="peak", images=paths[name])["peak"]
+                counts[name] = _warm_up(worker, paths[name])
+            except CapsNetError as error:
+                failed[name] = str(error)
         order = list(workers)
         for _ in range(rounds):
-            for name in order:
-                answer = workers[name].ask(op="time", images=paths[name], count=counts[name])
-                seconds[name].append(answer["seconds"])
+            for name in (name for name in order if name not in failed):
+                try:
+                    answer = workers[name].ask(op="time", images=paths[name], count=counts[name])
+                    seconds[name].append(answer["seconds"])
+                except CapsNetError as error:
+                    failed[name] = str(error)
             order.append(order.pop(0))
-    return {name: (seconds[name], peaks[name]) for name in workers}
+    timed = {name: (seconds[name], peaks[name]) for name in workers if name not in failed}
+    return timed, failed
 
 
 def _warm_up(worker: _Worker, path: str) -> int:

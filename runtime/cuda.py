@@ -109,6 +109,12 @@ def why_no_cuda() -> str:
     gpu = find_gpu()
     if gpu.problem:
         return gpu.problem
+    built_for = getattr(onnxruntime, "cuda_version", "")
+    if built_for and gpu.driver and int(gpu.driver.split(".")[0]) < int(built_for.split(".")[0]):
+        return (
+            f"the NVIDIA driver supports CUDA {gpu.driver}, this onnxruntime was built for "
+            f"{built_for}; update the driver, or install an onnxruntime-gpu for CUDA {gpu.driver}"
+        )
     missing = {name: reason for name, reason in find_libraries().items() if reason is not None}
     if missing:
         return (

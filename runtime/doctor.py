@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from capsnet.errors import first_line
-from capsnet.runtime.cuda import CUDA, find_gpu, find_libraries, installed_runtimes
+from capsnet.runtime.cuda import CUDA, find_gpu, find_libraries, installed_runtimes, why_no_cuda
 from capsnet.runtime.threads import usable_cpus
 
 __all__ = ["Finding", "examine"]
@@ -45,8 +45,11 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
+def examine(cuda: bool = False) -> list[Finding]:
     """Look at everything; takes about a second.
+
+    Args:
+        cuda: whether CUDA must work: its absence is then a problem, not a note.
 
     Returns:
         The findings. Nothing is changed, and nothing is raised for what does not work.
@@ -71,7 +74,10 @@ def examine() -> list[Finding]:
     findings += [
         _provider(name, expected=not missing) for name in available if name in (CUDA, _CPU)
     ]
-    findings.append(_torch())
+    findings.append(_torch(cuda))
+    reason = why_no_cuda() if cuda else ""
+    if reason:
+        findings.append(Finding("onnxruntime and CUDA", "problem", reason))
     return findings
 
 
@@ -94,7 +100,9 @@ def _wheels() -> Finding:
     found = installed_runtimes()
     if len(found) == 1:
         return Finding("onnxruntime wheels", "good", "one")
-    what = " and ".join(found) or "none"
+    if not found:
+        return Finding("onnxruntime wheels", "note", "none under its usual names")
+    what = " and ".join(found)
     return Finding(
         "onnxruntime wheels",
         "problem",
@@ -134,7 +142,11 @@ def _provider(name: str, expected: bool) -> Finding:
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
-        session = onnxruntime.InferenceSession(_product(), options, providers=[name])
+        # Without TF32, which is less accurate, and without the fallback, which prints.
+        asked = (name, {"use_tf32": "0"}) if name == CUDA else name
+        session = onnxruntime.InferenceSession(
+            _product(), options, providers=[asked], enable_fallback=0
+        )
         taken = session.get_providers()[0]
         if taken != name:
             return Finding(
@@ -153,22 +165,25 @@ def _provider(name: str, expected: bool) -> Finding:
     finally:
         onnxruntime.set_default_logger_severity(_WARNING)
     took = f"{1e3 * (time.perf_counter() - started):.0f} ms, largest error {error:.1e}"
-    if error > _ACCURATE:
+    if not error <= _ACCURATE:
         return Finding(subject, "problem", f"wrong numbers: {took}", "reinstall onnxruntime")
     return Finding(subject, "good", took)
 
 
-def _torch() -> Finding:
+def _torch(promised: bool) -> Finding:
     """torch's own view of CUDA: sessions on TorchScript and torch.export need it."""
-    import torch
-
+    subject = "torch and CUDA"
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding(subject, "problem", first_line(error), "reinstall torch")
     if torch.cuda.is_available():
-        return Finding(
-            "torch", "good", f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
-        )
-    if torch.version.cuda is None:
-        return Finding("torch", "note", "a CPU build: torch artifacts run on the CPU")
-    return Finding("torch", "note", f"built for CUDA {torch.version.cuda}, finds no device")
+        found = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
+        return Finding(subject, "good", found)
+    found = "a CPU build: torch artifacts run on the CPU"
+    if torch.version.cuda is not None:
+        found = f"built for CUDA {torch.version.cuda}, finds no device"
+    return Finding(subject, "problem" if promised else "note", found)
 
 
 def _product() -> bytes:

@@ -21,6 +21,8 @@ _CPU = "CPUExecutionProvider"
 _FATAL = 4  # onnxruntime's log severity: what goes wrong is raised, not logged
 _ERRORS = (
     status.Fail,
+    status.EPFail,
+    status.EngineError,
     status.InvalidArgument,
     status.InvalidGraph,
     status.InvalidProtobuf,
@@ -74,11 +76,17 @@ class OrtSession(Session):
     @property
     def placement(self) -> Mapping[str, str]:
         """The execution provider of every node that onnxruntime kept."""
-        return {
-            node.name or f"{node.op_type} (added by onnxruntime)": part.ep_name
+        nodes = [
+            (node.name or f"{node.op_type} (added by onnxruntime)", part.ep_name)
             for part in self._session.get_provider_graph_assignment_info()
             for node in part.get_nodes()
-        }
+        ]
+        seen: Counter[str] = Counter()
+        placement = {}
+        for name, provider in nodes:  # added nodes may share a name, and none must be lost
+            seen[name] += 1
+            placement[name if seen[name] == 1 else f"{name} #{seen[name]}"] = provider
+        return placement
 
     @property
     def operators(self) -> Mapping[str, int]:
@@ -143,7 +151,8 @@ def create_session(
     if _choose(path, device)[0] == "cuda":
         providers.insert(0, (CUDA, {"use_tf32": "1" if tf32 else "0"}))
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        # Without its fallback: onnxruntime would go on on the CPU, and print that it does.
+        return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except _ERRORS as error:
         raise ArtifactError(
             f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "

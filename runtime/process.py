@@ -80,6 +80,7 @@ class ChildProcess:
         except queue.Empty:
             raise TimeoutError from None
         if answer is None:
+            self._answers.put(None)  # for whoever asks again
             raise ChildProcessEnded(
                 f"its process ended with code {self._process.wait()} and no answer; "
                 f"it said last: {self._last_words()}"

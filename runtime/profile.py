@@ -74,6 +74,8 @@ def profile_onnx(
         The profile.
     """
     model = onnx.load(path)
+    # A fixed batch size is the one that there is to profile.
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
     feed = {model.graph.input[0].name: images[np.arange(batch) % len(images)]}
     plain = _session(model, threads)
     seconds = _median_seconds(plain, feed)

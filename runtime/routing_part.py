@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from capsnet.errors import ArtifactError
+from capsnet.errors import ArtifactError, first_line
 from capsnet.runtime.ort import create_session
 
 __all__ = ["cut_routing"]
@@ -43,7 +43,12 @@ def cut_routing(
     for file, part in zip(files, (head, tail), strict=True):
         onnx.save(part, file)
     session = create_session(files[0], "cpu")
-    [capsules] = session.run([cut], {session.get_inputs()[0].name: images})
+    try:
+        [capsules] = session.run([cut], {session.get_inputs()[0].name: images})
+    except Exception as error:  # onnxruntime's own errors have many kinds
+        raise ArtifactError(
+            f"the head of {path} does not take {len(images)} images: {first_line(error)}"
+        ) from error
     return files[1], capsules
 
 

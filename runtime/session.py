@@ -109,7 +109,7 @@ class Session(ABC):
 
     def _take_metadata(self, path: Path, document: str | None) -> None:
         """Parse the document inside the file; raise ArtifactError where there is none to trust."""
-        if not document:
+        if document is None:
             raise ArtifactError(
                 f"{path} is {self.format} without capsnet metadata: export it with capsnet-export"
             )

@@ -48,7 +48,7 @@ class TorchSession(Session):
                 f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
                 "or needs another torch: export it again"
             ) from error
-        self._take_metadata(path, document)
+        self._take_metadata(path, document or None)  # torch gives "" for none
         self._check_iterations(path)
         self._check_interface(path)
 

@@ -18,9 +18,9 @@ from capsnet.data import load_split, mnist_test_set
 from capsnet.errors import DataError, ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
-from capsnet.runtime.hard_inputs import LARGE_BATCH, HardInputs
+from capsnet.runtime.hard_inputs import HardInputs
 from capsnet.runtime.inputs import count_images, stream_images
-from capsnet.runtime.parity import Tolerance, compare
+from capsnet.runtime.parity import LARGE_BATCH, Tolerance, compare
 from capsnet.runtime.process import ChildProcess, ChildProcessEnded, Handler, serve
 from capsnet.runtime.session import Device, open_session
 

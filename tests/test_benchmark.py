@@ -262,6 +262,56 @@ def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
     assert results[1].latency is None
 
 
+def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, monkeypatch):
+    """It dies at its first request; every later one finds the same end, and nothing waits."""
+    real = benchmark_module.ChildProcess
+
+    class Dying(real):
+        def send(self, request):
+            if self.doomed:
+                self._process.kill()
+                self._process.wait()
+            super().send(request)
+
+    def start(module, request):
+        process = Dying(module, request)
+        process.doomed = request["path"].endswith("onnx")
+        return process
+
+    monkeypatch.setattr(benchmark_module, "ChildProcess", start)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(1, 2, 3),
+    )
+    assert [result.failure is None for result in results] == [True, False] * 3
+    assert "ended with code -9" in results[1].failure
+
+
+def test_failure_while_timing_is_the_failure_of_one_candidate_at_one_size(folder, monkeypatch):
+    real = benchmark_module._Worker.ask
+
+    def ask(self, **request):
+        lowered = self.metadata.routing == "projected"
+        if request["op"] == "time" and lowered and len(np.load(request["images"])) == 3:
+            raise ArtifactError("out of memory")
+        return real(self, **request)
+
+    monkeypatch.setattr(benchmark_module._Worker, "ask", ask)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(2, 3),
+    )
+    assert [result.failure for result in results] == [None, None, None, "out of memory"]
+
+
 # Profile
 
 

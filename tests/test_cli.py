@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from capsnet.cli import cli, main
 from capsnet.data import mnist_test_set
-from capsnet.errors import ExportError, ResultError
+from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime import verification
 from capsnet.runtime.verification import Judge
@@ -385,6 +385,26 @@ def test_located_fault_is_named_on_the_terminal_and_in_the_json(folder, run, qui
     assert stages[1]["name"] == "primary_capsules"
 
 
+def test_search_that_fails_leaves_the_verdict(folder, run, quick, monkeypatch):
+    import capsnet.runtime.locate
+
+    def fail(*arguments):
+        raise ArtifactError("no stages here")
+
+    assert run("verify", "model.onnx", *VERIFY).code == 0
+    (folder / "model.onnx").write_bytes(edited(onnx_bytes(), with_weight("primary.bias", perturb)))
+    monkeypatch.setattr(capsnet.runtime.locate, "onnx_stages", fail)
+    assert run("verify", "model.onnx", *VERIFY, "--locate").code == 3
+    assert json.loads((folder / "model.onnx.parity.json").read_text())["verdict"] == "fail"
+
+
+def test_fault_of_a_fixed_batch_size_is_located_with_fewer_images(folder, run, quick):
+    content = onnx_bytes(batch=8)
+    (folder / "model.onnx").write_bytes(edited(content, with_weight("primary.bias", perturb)))
+    result = run("verify", "model.onnx", *VERIFY, "--locate")
+    assert "the fault is in stage primary_capsules" in result.out
+
+
 def test_sound_artifact_has_no_stages_to_locate(folder, run, quick):
     result = run("verify", "model.onnx", *VERIFY, "--locate", "--json", "-")
     assert result.code == 0
@@ -639,9 +659,9 @@ def test_traceback_is_shown_with_debug_alone(folder, run, monkeypatch, error, de
 
 
 def test_cuda_that_is_not_there_is_an_environment_error(folder, run, monkeypatch):
-    from capsnet.runtime import ort
+    from capsnet.runtime import cuda
 
-    monkeypatch.setattr(ort, "_why_no_cuda", lambda: "this machine has none")
+    monkeypatch.setattr(cuda, "why_no_cuda", lambda: "this machine has none")
     result = run("inspect", "model.onnx", "--device", "cuda")
     assert result.code == 3
     assert "this machine has none; use --device cpu or auto" in one_message(result)

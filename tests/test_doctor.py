@@ -32,6 +32,7 @@ def machine(monkeypatch):
             monkeypatch.setattr(module, "find_libraries", lambda: dict(libraries))
             monkeypatch.setattr(module, "installed_runtimes", lambda: dict.fromkeys(wheels, "1.31"))
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+        monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
 
     cuda.why_no_cuda.cache_clear()
     yield pretend
@@ -55,7 +56,7 @@ def test_machine_without_a_gpu_has_notes_and_no_problems(machine):
     assert found[f"self-test on {CPU}"].status == "good"
     assert found[f"self-test on {CUDA}"].status == "note"
     assert "made a session on CPUExecutionProvider" in found[f"self-test on {CUDA}"].detail
-    assert found["torch"].status
+    assert found["torch and CUDA"].status in ("good", "note")
 
 
 def test_library_that_is_missing_beside_a_gpu_is_a_problem_with_its_cure(machine):
@@ -77,6 +78,14 @@ def test_two_wheels_are_a_problem(machine):
     findings = examine()
     assert problems(findings) == ["onnxruntime wheels"]
     assert "pip uninstall" in by_subject(findings)["onnxruntime wheels"].advice
+
+
+def test_everything_that_cuda_lacks_is_a_problem_where_it_must_work(machine, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    machine(libraries=LACKING)
+    found = by_subject(examine(cuda=True))
+    for subject in ("onnxruntime and CUDA", "torch and CUDA"):
+        assert found[subject].status == "problem"
 
 
 def test_package_that_is_missing_is_a_problem(machine, monkeypatch):
@@ -118,9 +127,13 @@ def test_provider_that_raises_is_a_problem(machine, monkeypatch):
             {"gpu": H100, "libraries": LACKING},
             "needs libcudnn.so.9, which cannot be loaded .* pip install 'onnxruntime-gpu\\[cuda",
         ),
+        (
+            {"gpu": Gpu(("NVIDIA V100",), "12.4", "")},
+            "driver supports CUDA 12.4, this onnxruntime was built for 13.0; update the driver",
+        ),
         ({"gpu": H100}, "^$"),
     ],
-    ids=["CPU build", "two wheels", "no driver", "no GPU", "no cuDNN", "all there"],
+    ids=["CPU build", "two wheels", "no driver", "no GPU", "no cuDNN", "old driver", "all there"],
 )
 def test_what_is_missing_is_named_with_its_cure(machine, pretence, reason):
     machine(**pretence)

@@ -141,6 +141,26 @@ def test_a_baseline_that_happens_to_be_exact_condemns_nobody(references):
     assert [result.name for result in suite.check(Sound(baseline)) if result.failures] == []
 
 
+def test_a_baseline_that_is_far_off_on_an_input_excuses_nobody_there(references):
+    golden, baseline = references
+
+    class Broken:
+        """Leaves the range of its floats on values outside 0..1."""
+
+        def run(self, images, outputs, order=0):
+            found = baseline.run(images, outputs, order)
+            outside = (images < 0).any(axis=(1, 2, 3))
+            return {
+                name: np.where(outside.reshape(-1, *[1] * (v.ndim - 1)), 1e30, v)
+                for name, v in found.items()
+            }
+
+    suite = HardInputs(golden, Broken(), random_images(SMALL, 12))
+    results = {result.name: result for result in suite.check(Sound(baseline))}
+    assert "the float32 model itself is far off" in results["values from -1 to 2"].failures[0]
+    assert not results["uniform noise"].failures
+
+
 def test_orders_are_one_function_that_rounds_differently(references):
     images = random_images(SMALL, 4)
     for model, digits in zip(references, (1e-14, 1e-5), strict=True):

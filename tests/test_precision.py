@@ -15,7 +15,7 @@ from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
 from capsnet.cli import main
 from capsnet.data import mnist_calibration_images, mnist_test_set
-from capsnet.errors import DataError
+from capsnet.errors import DataError, ExportError
 from capsnet.export.exported_program import to_exported_program
 from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
@@ -142,6 +142,22 @@ def test_quantised_network_is_proven_within_its_own_budget(folder):
     results = {result["name"]: result for result in document["hard_inputs"]}
     assert results["values from -1 to 2"]["allowed"] is None
     assert results["uniform noise"]["allowed"] is not None
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 33])
+def test_network_of_a_fixed_batch_size_is_calibrated_at_that_size(folder, batch):
+    to_onnx(lower(lively_model(WIDE)), folder / "m.onnx", batch=batch, calibration=CALIBRATION)
+    outputs = open_session(folder / "m.onnx", "cpu").run(random_images(WIDE, 5))
+    assert outputs["lengths"].shape == (5, 5)
+
+
+def test_quantiser_that_fails_is_a_failed_export(folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise ValueError("no such range")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", fail)
+    with pytest.raises(ExportError, match="could not quantise the network: no such range"):
+        int8_bytes(folder)
 
 
 def test_same_calibration_gives_the_same_bytes(folder):
