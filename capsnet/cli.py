@@ -551,6 +551,7 @@ def bench_command(
     from capsnet.runtime.certificate import environment
     from capsnet.runtime.eager import EagerModel
     from capsnet.runtime.profile import profile_onnx, profile_table
+    from capsnet.runtime.threads import usable_cpus
     from capsnet.runtime.verification import Request, load_images
 
     built_in = _PART_CANDIDATES[part]
@@ -619,7 +620,7 @@ def bench_command(
             "profiles": [dataclasses.asdict(item) for item in profiles],
             "part": part,
             "rounds": rounds,
-            "threads": threads,
+            "threads": threads or usable_cpus(),
             "environment": environment(),
         }
     )

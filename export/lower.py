@@ -91,7 +91,7 @@ class LoweredCapsNet(nn.Module):
             weight = self.get_buffer(f"layer{index}")
             outputs = ROUTINGS[self.routing](
                 capsules,
-                weight.to(capsules) if half else weight,
+                weight.float() if half else weight,
                 layer.routing_iterations,
                 lambda inputs, outputs, seen=iterations: seen.append((inputs, outputs)),
             )

@@ -53,7 +53,13 @@ class OrtSession(Session):
         self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
     ) -> None:
         self.device, self.device_reason = _choose(path, device)
-        self._session = create_session(path, self.device, threads, tf32)
+        try:
+            self._session = create_session(path, self.device, threads, tf32)
+        except ArtifactError as error:
+            if device != "auto" or self.device == "cpu":
+                raise
+            self.device, self.device_reason = "cpu", f"CUDA failed: {error}"
+            self._session = create_session(path, "cpu", threads)
         if self.device == "cuda" and set(self.placement.values()) != {CUDA}:
             if device == "cuda":
                 raise DeviceError(
@@ -72,6 +78,7 @@ class OrtSession(Session):
         self._take_metadata(path, document)
         self._check_interface(path)
         self._check_iterations(path)
+        self._check_precision(path)
 
     @property
     def placement(self) -> Mapping[str, str]:

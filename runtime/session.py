@@ -33,6 +33,9 @@ _COUPLINGS = {
     *("aten.exp.default", "aten.softmax.int", "aten._softmax.default"),
 }
 
+_QUANTISERS = {"QuantizeLinear", "QLinearConv"}
+_CASTS = {"Cast", "aten::to", "aten.to.dtype", "aten._to_copy.default"}
+
 
 class Session(ABC):
     """An opened artifact.
@@ -127,6 +130,18 @@ class Session(ABC):
                 f"{path}: the metadata contradicts the graph: routing iterations "
                 f"{list(self.metadata.routing_iterations)} need {expected} couplings, the graph "
                 f"has {found}; export it again"
+            )
+
+    def _check_precision(self, path: Path) -> None:
+        """Raise ArtifactError where the graph is not of the precision whose budget it claims."""
+        quantised = bool(_QUANTISERS & self.operators.keys())
+        claimed = self.metadata.precision
+        if quantised != (claimed == "int8") or (
+            claimed == "fp16" and not _CASTS & self.operators.keys()
+        ):
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph, which is not {claimed}; "
+                "export it again"
             )
 
     def providers(self) -> dict[str, int]:

@@ -471,6 +471,29 @@ def test_tf32_is_off_unless_it_is_asked_for(artifact, monkeypatch, cuda_that_is_
     assert options[0] == (CUDA, {"use_tf32": "1" if tf32 else "0"})
 
 
+def test_auto_takes_the_cpu_where_cuda_cannot_create_a_session(artifact, monkeypatch):
+    real = onnxruntime.InferenceSession
+
+    def session(*arguments, providers, **options):
+        if providers != [CPU]:
+            raise RuntimeError("CUDA error 803: system has unsupported display driver")
+        return real(*arguments, providers=providers, **options)
+
+    monkeypatch.setattr(cuda, "why_no_cuda", lambda: "")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    opened = open_session(artifact, "auto")
+    assert opened.device == "cpu"
+    assert "CUDA error 803" in opened.device_reason
+    refuse(artifact, "CUDA error 803", ArtifactError, "cuda")
+
+
+@pytest.mark.parametrize("claim", ["fp16", "int8"])
+def test_precision_that_the_graph_does_not_have_is_refused(tmp_path, claim):
+    document = {**metadata_of(onnx_bytes()), "precision": claim}
+    path = write(tmp_path, with_metadata(onnx_bytes(), document))
+    refuse(path, f"the metadata contradicts the graph, which is not {claim}")
+
+
 def test_session_says_why_it_runs_where_it_runs(artifact, monkeypatch, no_memory):
     without_driver(monkeypatch)
     assert "there is no NVIDIA driver" in open_session(artifact, "auto").device_reason
