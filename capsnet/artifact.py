@@ -71,6 +71,7 @@ class ArtifactMetadata:
         precision: of the weights and arithmetic inside; inputs and outputs are always float32.
         inputs: what it takes.
         outputs: what it gives, in order.
+        convolution: how it computes its primary convolution, ``direct`` or ``winograd``.
         opset: ONNX operator set, None for other formats.
         ir_version: version of the ONNX representation, None for other formats.
         schema_version: of this document.
@@ -85,6 +86,7 @@ class ArtifactMetadata:
     precision: Precision
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    convolution: str = "direct"
     opset: int | None = None
     ir_version: int | None = None
     schema_version: int = SCHEMA_VERSION

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from capsnet.artifact import ArtifactMetadata, Precision
     from capsnet.config import CapsNetConfig
+    from capsnet.export.onnx import Convolution
     from capsnet.model import CapsNet
     from capsnet.runtime.benchmark import Candidate, Part, Result
     from capsnet.runtime.session import Device
@@ -41,7 +42,10 @@ _DEFAULT_FILES = {
     "pt2": "capsnet.pt2",
 }
 _PART_CANDIDATES = {  # what each part is first compared with, and the rest
-    "encoder": ("eager", "compile", "torchscript", "onnx-naive", "onnx-votes", "onnx"),
+    "encoder": (
+        *("eager", "compile", "torchscript"),
+        *("onnx-naive", "onnx-votes", "onnx-direct", "onnx"),
+    ),
     "routing": ("onnx-naive", "onnx-votes", "onnx"),
     "training": ("literal", "trainer"),
 }
@@ -233,6 +237,13 @@ def cli() -> None:
     help="Form of the lowered routing; all are exact.",
 )
 @click.option(
+    "--convolution",
+    type=click.Choice(["auto", "direct", "winograd"]),
+    default="auto",
+    show_default=True,
+    help="Form of the primary convolution; both are exact. winograd: ONNX in fp32 only.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
@@ -255,6 +266,7 @@ def export_command(
     opset: int,
     reconstruction: bool,
     routing: str,
+    convolution: "Convolution | Literal['auto']",
     precision: "Precision",
     calibrate: Path | None,
     verified: bool,
@@ -273,6 +285,10 @@ def export_command(
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
     if precision == "int8" and set(formats) != {"onnx"}:
         raise click.UsageError("--precision int8 goes with --format onnx alone")
+    if convolution == "winograd" and (precision != "fp32" or set(formats) != {"onnx"}):
+        raise click.UsageError(
+            "--convolution winograd goes with --format onnx --precision fp32 alone"
+        )
     if calibrate is not None and precision != "int8":
         raise click.UsageError("--calibrate goes with --precision int8")
     targets = _targets(formats, output)
@@ -289,7 +305,9 @@ def export_command(
         model = load_checkpoint(request.checkpoint)
         calibration = _calibration(calibrate, model.config) if precision == "int8" else None
         exporters: dict[str, Callable[..., ArtifactMetadata]] = {
-            "onnx": functools.partial(to_onnx, opset=opset, calibration=calibration),
+            "onnx": functools.partial(
+                to_onnx, opset=opset, convolution=convolution, calibration=calibration
+            ),
             "torchscript": to_torchscript,
             "pt2": to_exported_program,
         }
@@ -837,6 +855,8 @@ def _built_in(
             return Candidate(name, "onnxruntime", path)
         case "onnx-votes":
             to_onnx(lower(model, routing="votes"), path)
+        case "onnx-direct":
+            to_onnx(lower(model), path, convolution="direct")
         case "onnx-fp16":
             to_onnx(lower(model, precision="fp16"), path)
         case "onnx-int8":

@@ -21,6 +21,7 @@ def describe(
     libraries: tuple[str, ...],
     batch: int | None,
     checkpoint_sha256: str | None,
+    convolution: str = "direct",
     opset: int | None = None,
     ir_version: int | None = None,
 ) -> ArtifactMetadata:
@@ -35,6 +36,7 @@ def describe(
         libraries: distributions whose versions matter for the bytes.
         batch: the fixed batch size, or None for any.
         checkpoint_sha256: digest of the checkpoint file, if there was one.
+        convolution: how it computes its primary convolution.
         opset: ONNX operator set.
         ir_version: version of the ONNX representation.
 
@@ -52,6 +54,7 @@ def describe(
         precision=precision,
         inputs=(input_spec(config, size),),
         outputs=output_specs(config, size, outputs),
+        convolution=convolution,
         opset=opset,
         ir_version=ir_version,
     )

@@ -49,7 +49,7 @@ class LoweredCapsNet(nn.Module):
         self.precision = precision
         self.outputs = OUTPUT_NAMES if reconstruction else OUTPUT_NAMES[:2]
         self.stem = _copy_conv(model.stem, model.stem.weight, model.stem.bias)
-        self.primary = _lower_primary(model, config)
+        self.primary: nn.Module = _lower_primary(model, config)
         for index, layer in enumerate(model.capsule_layers):
             assert isinstance(layer, CapsuleLayer)
             weight = layer.weight.detach()

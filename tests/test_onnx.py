@@ -183,6 +183,7 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
         "config": json.loads(config.to_json()),
         "routing": "projected",
         "routing_iterations": [1],
+        "convolution": "direct",
         "precision": "fp32",
         "inputs": [{"name": "image", "dtype": "float32", "shape": [2, 1, 12, 12]}],
         "outputs": [

@@ -268,7 +268,7 @@ def test_bundled_calibration_images_are_no_test_images():
 def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
     lowered = lower(load_checkpoint(BUNDLED_CHECKPOINT))
     single, path = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
-    to_onnx(lowered, single)
+    to_onnx(lowered, single, convolution="direct")
     to_onnx(lowered, path, calibration=mnist_calibration_images())
     assert path.stat().st_size <= 0.35 * single.stat().st_size
     document = Judge(Request(BUNDLED_CHECKPOINT, samples=64, device="cpu")).judge(path)

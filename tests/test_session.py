@@ -121,6 +121,13 @@ def test_metadata_of_another_schema_is_refused(tmp_path, version):
     refuse(path, f"schema version {version}, this toolkit reads 1: upgrade capsnet-export")
 
 
+def test_metadata_may_leave_out_the_direct_convolution(tmp_path):
+    document = metadata_of(onnx_bytes())
+    del document["convolution"]  # as in files from before there was another one
+    session = open_session(write(tmp_path, with_metadata(onnx_bytes(), document)), "cpu")
+    assert session.metadata.convolution == "direct"
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -141,7 +148,7 @@ def test_metadata_of_another_schema_is_refused(tmp_path, version):
 )
 def test_metadata_without_one_of_its_keys_is_refused(tmp_path, key):
     document = metadata_of(onnx_bytes())
-    assert len(document) == 13
+    assert len(document) == 14
     del document[key]
     content = with_metadata(onnx_bytes(), document)
     if key in ("opset", "ir_version"):  # other formats have none

@@ -1,0 +1,238 @@
+"""Winograd's convolution is the direct one in other words, with less arithmetic."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from artifacts import (
+    SMALL,
+    edited,
+    golden_outputs,
+    lively_model,
+    metadata_of,
+    parsed,
+    random_images,
+    with_weight,
+)
+from torch import nn
+
+from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
+from capsnet.cli import main
+from capsnet.config import CapsNetConfig
+from capsnet.errors import ConfigError
+from capsnet.export.lower import lower
+from capsnet.export.onnx import to_onnx
+from capsnet.export.winograd import WinogradConv2d, tile_rows, toom_cook
+from capsnet.runtime.eager import EagerModel
+from capsnet.runtime.locate import locate, onnx_stages
+from capsnet.runtime.parity import compare
+from capsnet.runtime.profile import floating_point_operations
+from capsnet.runtime.session import open_session
+
+# The transforms
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_transforms_correlate_exactly(rows, taps):
+    output, to_kernel, to_data = toom_cook(rows, taps)
+    points = rows + taps - 1
+    assert (len(output), len(to_kernel), len(to_data)) == (rows, points, points)
+    kernel = [Fraction(n) for n in (3, -7, 2, 11, -5)[:taps]]
+    data = [Fraction(n, 3) for n in (4, 1, -9, 6, 2, -8, 5, 10)[:points]]
+
+    def times(matrix, vector):
+        return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+    at_points = zip(times(to_kernel, kernel), times(to_data, data), strict=True)
+    found = times(output, [a * b for a, b in at_points])
+    expected = [sum(g * data[i + j] for j, g in enumerate(kernel)) for i in range(rows)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "kernel", "stride", "expected"),
+    [
+        (6, 9, 2, 3),  # the paper's network
+        (8, 9, 2, 4),
+        (10, 9, 2, 2),
+        (7, 9, 2, None),  # no tile divides the rows
+        (4, 9, 1, None),  # nine taps need more points than float32 bears
+        (6, 2, 2, None),  # one tap a phase: nothing to save
+        (12, 5, 1, 4),
+    ],
+)
+def test_tiles(rows, kernel, stride, expected):
+    assert tile_rows(rows, kernel, stride) == expected
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "height"),
+    [
+        *[(9, 2, 19), (9, 2, 20), (9, 2, 24), (9, 2, 27), (9, 3, 24), (9, 4, 21), (9, 4, 24)],
+        *[(5, 1, 8), (5, 1, 10), (5, 2, 11), (3, 1, 5), (3, 2, 8), (4, 3, 14), (2, 1, 3)],
+    ],
+)
+@torch.no_grad()
+def test_convolution_equals_the_direct_one(kernel, stride, height):
+    torch.manual_seed(0)
+    direct = nn.Conv2d(3, 5, kernel, stride).double()
+    images = torch.randn(2, 3, height, kernel + 3).double()
+    expected = direct(images)
+    found = WinogradConv2d(direct, height)(images)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert (found - expected).abs().max() < 1e-12
+
+
+def test_convolution_without_a_tile_is_refused():
+    with pytest.raises(ValueError, match="no tile for 7 rows, a kernel of 9, stride 2"):
+        WinogradConv2d(nn.Conv2d(3, 5, 9, 2), 22)
+
+
+# The artifact
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("winograd") / "model.onnx"
+    to_onnx(lower(lively_model(SMALL)), path, convolution="winograd")
+    return path.read_bytes()
+
+
+def test_artifact_says_how_it_computes(content, tmp_path):
+    assert metadata_of(content)["convolution"] == "winograd"
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert open_session(path, "cpu").metadata.convolution == "winograd"
+
+
+def judged(content, folder):
+    path = folder / "judged.onnx"
+    path.write_bytes(content)
+    model = lively_model(SMALL)
+    golden, baseline = EagerModel(model, torch.float64), EagerModel(model, torch.float32)
+    return compare(golden, baseline, open_session(path, "cpu"), random_images(SMALL, 64))
+
+
+def test_artifact_is_right(content, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    images = random_images(SMALL, 5)
+    found = open_session(path, "cpu").run(images)
+    expected = golden_outputs(SMALL, images, ("lengths", "capsules"))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
+    assert judged(content, tmp_path).passed
+
+
+def initializers(content, start):
+    names = [tensor.name for tensor in parsed(content).graph.initializer]
+    return [name for name in names if name.startswith(start)]
+
+
+def test_every_transform_and_kernel_counts(content, tmp_path):
+    def spoil(values):
+        values[np.unravel_index(np.abs(values).argmax(), values.shape)] *= 1.01
+
+    names = initializers(content, "primary.")
+    # Of F(3, 2) and F(3, 1), which share a transform, and the bias.
+    assert len(names) == 2 * (4 + 3) - 1 + 1
+    for name in names:
+        assert not judged(edited(content, with_weight(name, spoil)), tmp_path).passed, name
+
+
+def test_fault_inside_is_located(content, tmp_path):
+    def spoil(values):
+        values *= 1.01
+
+    path = tmp_path / "model.onnx"
+    for faulty, first in (
+        (content, None),
+        (edited(content, with_weight("primary.kernel1_0", spoil)), "primary_capsules"),
+    ):
+        path.write_bytes(faulty)
+        images = random_images(SMALL, 8)
+        metadata = open_session(path, "cpu").metadata
+        stages = locate(lively_model(SMALL), onnx_stages(path, images), images, metadata)
+        wrong = [stage.name for stage in stages if not stage.passed]
+        assert (wrong[0] if wrong else None) == first
+
+
+def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
+    lowered = lower(load_checkpoint(BUNDLED_CHECKPOINT))
+    operations = {}
+    for convolution in ("direct", "auto"):
+        to_onnx(lowered, tmp_path / "model.onnx", convolution=convolution)
+        model = onnx.load(tmp_path / "model.onnx")
+        operations[convolution] = floating_point_operations(model, 1)
+    assert metadata_of((tmp_path / "model.onnx").read_bytes())["convolution"] == "winograd"
+    assert 0.45 < operations["auto"] / operations["direct"] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "expected"),
+    [
+        (CapsNetConfig(stem_channels=128, primary_groups=16), "fp32", "winograd"),
+        (CapsNetConfig(stem_channels=64, primary_groups=16), "fp32", "direct"),
+        (CapsNetConfig(stem_channels=128, primary_groups=8), "fp32", "direct"),
+        (CapsNetConfig((1, 30, 28), 128, primary_groups=16), "fp32", "direct"),  # 7 rows
+        (CapsNetConfig(stem_channels=128, primary_groups=16), "fp16", "direct"),
+    ],
+)
+def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected, tmp_path):
+    lowered = lower(lively_model(config), precision=precision)
+    assert to_onnx(lowered, tmp_path / "model.onnx").convolution == expected
+
+
+def test_winograd_is_refused_where_it_does_not_fit(tmp_path):
+    config = CapsNetConfig((1, 14, 12), 4, 5, 2, 4, 3)  # 4 rows fit, 5 do not
+    to_onnx(lower(lively_model(config)), tmp_path / "fits.onnx", convolution="winograd")
+    odd = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)
+    for lowered in (lower(lively_model(odd)), lower(lively_model(SMALL), precision="fp16")):
+        with pytest.raises(ConfigError, match="Winograd's convolution is for fp32 and for rows"):
+            to_onnx(lowered, tmp_path / "model.onnx", convolution="winograd")
+    assert [path.name for path in tmp_path.iterdir()] == ["fits.onnx"]
+
+
+# Command
+
+
+def export(folder, *arguments, kind="onnx"):
+    with pytest.raises(SystemExit) as caught:
+        main(
+            [
+                *("export", "--format", kind, "--output", str(folder / "out"), "--device", "cpu"),
+                *("--checkpoint", str(folder / "model.safetensors")),
+                *("--images", str(folder / "images.npy"), *arguments),
+            ]
+        )
+    return caught.value.code or 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_checkpoint(lively_model(SMALL), tmp_path / "model.safetensors")
+    np.save(tmp_path / "images.npy", random_images(SMALL, 8))
+    return tmp_path
+
+
+@pytest.mark.parametrize("convolution", ["direct", "winograd"])
+def test_command_takes_the_convolution_that_is_asked_for(folder, convolution):
+    assert export(folder, "--convolution", convolution) == 0
+    certificate = json.loads((folder / "out.parity.json").read_text())
+    assert certificate["artifact"]["metadata"]["convolution"] == convolution
+    assert certificate["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("onnx", "fp16"), ("onnx", "int8"), ("torchscript", "fp32")]
+)
+def test_command_refuses_winograd_elsewhere(folder, capsys, kind, precision):
+    arguments = ("--convolution", "winograd", "--precision", precision)
+    assert export(folder, *arguments, kind=kind) == 2
+    assert "goes with --format onnx --precision fp32 alone" in capsys.readouterr().err
+    assert not (folder / "out").exists()
