@@ -30,7 +30,12 @@ from capsnet.runtime import benchmark as benchmark_module
 from capsnet.runtime.bench_report import bench_table, draw_plot, write_csv
 from capsnet.runtime.benchmark import Candidate, benchmark
 from capsnet.runtime.eager import EagerModel
-from capsnet.runtime.profile import floating_point_operations, profile_onnx, profile_table
+from capsnet.runtime.profile import (
+    floating_point_operations,
+    network_operations,
+    profile_onnx,
+    profile_table,
+)
 from capsnet.runtime.routing_part import cut_routing
 
 IMAGES = random_images(SMALL, 6)
@@ -337,11 +342,15 @@ def test_operations_of_an_einsum_are_counted(folder):
     convolutions = 8**2 * 4 * 25 + 3**2 * 8 * 4 * 9
     expected = 2 * batch * (convolutions + votes * 4 + votes * (3 + 2))
     assert floating_point_operations(onnx.load(folder / "naive.onnx"), batch) == expected
+    assert batch * network_operations(SMALL, reconstruction=False) == expected
+    decoder = 2 * (5 * 6 * 8 + 8 * 12 * 12)
+    assert batch * network_operations(SMALL, reconstruction=True) == expected + batch * decoder
 
 
 def test_profile_adds_up(folder):
     profile = profile_onnx("onnx", folder / "model.onnx", IMAGES, 6, threads=1)
     stages = {row.stage for row in profile.rows}
+    assert {"stem", "primary_capsules"} <= stages
     assert any(stage.startswith("layer0.iteration3") for stage in stages)
     assert {"Conv", "MatMul"} <= {row.operator for row in profile.rows}
     assert all(row.seconds >= 0 for row in profile.rows)
@@ -351,6 +360,8 @@ def test_profile_adds_up(folder):
     expected = profile.operations / profile.seconds / profile.limit
     assert profile.share == pytest.approx(expected)
     assert 0 < profile.share < 2
+    ratio = profile.network_operations / profile.operations
+    assert profile.network_share == pytest.approx(profile.share * ratio)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(profile_table(profile))
     assert "GFLOP/s" in console.export_text()
