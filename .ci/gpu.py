@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from capsnet.artifact import METADATA_KEY, ArtifactMetadata
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint
 from capsnet.config import PRESETS
 from capsnet.data import mnist_test_set
@@ -28,6 +29,7 @@ from capsnet.export.onnx import to_onnx
 from capsnet.export.torchscript import to_torchscript
 from capsnet.loss import margin_loss, reconstruction_loss
 from capsnet.model import CapsNet
+from capsnet.runtime.bound import BoundBatch
 from capsnet.runtime.certificate import environment
 from capsnet.runtime.cuda import CUDA
 from capsnet.training_step import encode
@@ -95,31 +97,21 @@ def onnxruntime_candidate(path: Path, *, graphs: bool = False, **options: str) -
         session = onnxruntime.InferenceSession(path, providers=[(CUDA, settings)])
         if session.get_providers()[0] != CUDA:
             raise RuntimeError("the session does not run on CUDA")
+        document = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+        metadata = ArtifactMetadata.from_json(document)
+        bound = BoundBatch(session, metadata, batch, "cuda", graph=1 if graphs else None)
         given = images(batch)
-        binding = session.io_binding()
-        resident = onnxruntime.OrtValue.ortvalue_from_numpy(given, "cuda", 0)
-        binding.bind_ortvalue_input("image", resident)
-        results = []
-        for output in session.get_outputs():
-            shape = [batch, *output.shape[1:]]
-            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
-            binding.bind_ortvalue_output(output.name, value)
-            results.append(value)
-
-        def on_device() -> None:
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+        bound.write(given)
 
         def with_copies() -> None:
             if graphs:  # a captured graph reads and writes where it was captured
-                resident.update_inplace(given)
-                on_device()
-                for value in results:
-                    value.numpy()
+                bound.write(given)
+                bound.run()
+                bound.read()
             else:
                 session.run(None, {"image": given})
 
-        return on_device, with_copies
+        return bound.run, with_copies
 
     return prepare
 
@@ -137,6 +129,8 @@ def candidates(folder: Path) -> dict[str, Callable[[], Prepare]]:
         lowered = lower(load_checkpoint(BUNDLED_CHECKPOINT), precision=precision)  # type: ignore[arg-type]
         to_onnx(lowered, path)
         to_torchscript(lowered, scripts[precision])
+    paths["direct"] = folder / "timed.direct.onnx"
+    to_onnx(lower(load_checkpoint(BUNDLED_CHECKPOINT)), paths["direct"], convolution="direct")
 
     def script(precision: str) -> Prepare:
         return torch_candidate(torch.jit.load(scripts[precision], map_location="cuda"), single)
@@ -155,6 +149,8 @@ def candidates(folder: Path) -> dict[str, Callable[[], Prepare]]:
         "torchscript fp32": lambda: script("fp32"),
         "torchscript fp16": lambda: script("fp16"),
         "onnx fp32": lambda: onnxruntime_candidate(paths["fp32"]),
+        "onnx fp32, direct convolution": lambda: onnxruntime_candidate(paths["direct"]),
+        "onnx fp32, direct, NHWC": lambda: onnxruntime_candidate(paths["direct"], prefer_nhwc="1"),
         "onnx fp32, heuristic search": lambda: onnxruntime_candidate(paths["fp32"], **fast),
         "onnx fp32, TF32": lambda: onnxruntime_candidate(paths["fp32"], use_tf32="1"),
         "onnx fp32, NHWC": lambda: onnxruntime_candidate(paths["fp32"], prefer_nhwc="1"),

@@ -22,7 +22,15 @@ def bench_table(results: Sequence[Result]) -> Table:
     baselines = _baselines(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     scored = any(result.accuracy is not None for result in results)
-    heads = ("batch", "candidate", *(["accuracy"] if scored else []), "p50 ms", "p90", "p99")
+    heads = (
+        "batch",
+        "candidate",
+        "device",
+        *(["accuracy"] if scored else []),
+        "p50 ms",
+        "p90",
+        "p99",
+    )
     for heading in (
         *heads,
         "images/s",
@@ -31,9 +39,9 @@ def bench_table(results: Sequence[Result]) -> Table:
         "idle MB",
         "peak MB",
     ):
-        table.add_column(heading, justify="left" if heading == "candidate" else "right")
+        table.add_column(heading, justify="left" if heading in ("candidate", "device") else "right")
     for result in results:
-        first = (str(result.batch), result.candidate)
+        first = (str(result.batch), result.candidate, result.device or "")
         if result.latency is None or result.images_per_second is None:
             table.add_row(*first, f"[red]{escape(result.failure or '')}[/]")
             continue

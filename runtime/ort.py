@@ -1,5 +1,6 @@
 """Sessions on onnxruntime. Needs neither torch nor onnx."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnxruntime.capi.onnxruntime_pybind11_state as status
 from capsnet.artifact import METADATA_KEY, TensorSpec
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime import cuda
+from capsnet.runtime.bound import GRAPH, NO_GRAPH, BoundBatch
 from capsnet.runtime.cuda import CUDA
 from capsnet.runtime.session import Arrays, Device, Images, Session
 from capsnet.runtime.threads import usable_cpus
@@ -41,6 +43,8 @@ class OrtSession(Session):
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits.
+        cuda_graphs: let batches that are bound (see :meth:`bind`) replay their kernels as one
+            graph, which saves the time to launch them.
 
     Raises:
         ArtifactError: if onnxruntime cannot load the file, or it is not from this toolkit.
@@ -50,11 +54,16 @@ class OrtSession(Session):
     format = "onnx"
 
     def __init__(
-        self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
+        self,
+        path: Path,
+        device: Device,
+        threads: int | None = None,
+        tf32: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         self.device, self.device_reason = _choose(path, device)
         try:
-            self._session = create_session(path, self.device, threads, tf32)
+            self._session = create_session(path, self.device, threads, tf32, cuda_graphs)
         except ArtifactError as error:
             if device != "auto" or self.device == "cpu":
                 raise
@@ -69,6 +78,12 @@ class OrtSession(Session):
             self.device = "cpu"
             self.device_reason = "CUDA did not take all nodes; find out more: capsnet doctor"
             self._session = create_session(path, "cpu", threads)
+        if cuda_graphs and self.device != "cuda":
+            raise DeviceError(
+                f"CUDA graphs need CUDA, and {path} runs on the CPU ({self.device_reason}); "
+                "open it without them"
+            )
+        self._graphs = itertools.count(1) if cuda_graphs else None
         try:
             document = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         except UnicodeDecodeError as error:
@@ -104,10 +119,28 @@ class OrtSession(Session):
             for node in part.get_nodes()
         )
 
+    def bind(self, batch: int) -> BoundBatch:
+        """Buffers on the device for one batch size, for serving it without the copies.
+
+        Args:
+            batch: images a run.
+
+        Returns:
+            The buffers; any number of them can share a session.
+
+        Raises:
+            DataError: if the artifact does not take this batch size.
+        """
+        graph = None if self._graphs is None else next(self._graphs)
+        return BoundBatch(self._session, self.metadata, batch, self.device, graph)
+
     def _compute(self, images: Images) -> Arrays:
         names = [spec.name for spec in self.metadata.outputs]
+        options = onnxruntime.RunOptions()
+        if self._graphs is not None:  # a graph would read where other images were
+            options.add_run_config_entry(GRAPH, NO_GRAPH)
         try:
-            values = self._session.run(names, {self.metadata.inputs[0].name: images})
+            values = self._session.run(names, {self.metadata.inputs[0].name: images}, options)
         except _ERRORS as error:
             raise ArtifactError(
                 f"onnxruntime failed on a batch of {len(images)}: {first_line(error)}"
@@ -134,7 +167,11 @@ class OrtSession(Session):
 
 
 def create_session(
-    path: Path, device: Device, threads: int | None = None, tf32: bool = False
+    path: Path,
+    device: Device,
+    threads: int | None = None,
+    tf32: bool = False,
+    cuda_graphs: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Open any ONNX file in onnxruntime.
 
@@ -145,6 +182,7 @@ def create_session(
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits: onnxruntime's own default,
             but not the same numbers.
+        cuda_graphs: let runs on bound memory be captured and replayed.
 
     Raises:
         ArtifactError: if onnxruntime cannot load the file.
@@ -156,7 +194,8 @@ def create_session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
     if _choose(path, device)[0] == "cuda":
-        providers.insert(0, (CUDA, {"use_tf32": "1" if tf32 else "0"}))
+        settings = {"use_tf32": tf32, "enable_cuda_graph": cuda_graphs}
+        providers.insert(0, (CUDA, {name: str(int(on)) for name, on in settings.items()}))
     try:
         # Without its fallback: onnxruntime would go on on the CPU, and print that it does.
         return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)

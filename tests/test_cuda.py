@@ -11,6 +11,7 @@ from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
 from capsnet.export.torchscript import to_torchscript
 from capsnet.runtime.cuda import CUDA, why_no_cuda
+from capsnet.runtime.ort import OrtSession
 from capsnet.runtime.session import open_session
 from capsnet.runtime.verification import Judge, Request
 
@@ -54,3 +55,18 @@ def test_sessions_side_by_side_do_not_disturb_each_other(tmp_path, name):
     first, second, third = (session.run(images)["lengths"] for session in sessions)
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, third, atol=1e-5)
+
+
+@pytest.mark.skipif(bool(why_no_cuda()), reason=str(why_no_cuda()))
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_bound_batches_give_the_results_of_their_session(tmp_path, cuda_graphs):
+    to_onnx(lower(lively_model(SMALL)), tmp_path / "model.onnx")
+    session = OrtSession(tmp_path / "model.onnx", "cuda", cuda_graphs=cuda_graphs)
+    bound = {batch: session.bind(batch) for batch in (1, 5)}
+    for seed in range(3):  # the first run captures, later ones replay
+        for batch, buffers in bound.items():
+            images = random_images(SMALL, batch, seed)
+            buffers.write(images)
+            buffers.run()
+            expected = session.run(images)["lengths"]
+            np.testing.assert_allclose(buffers.read()["lengths"], expected, atol=1e-6)

@@ -1,0 +1,113 @@
+"""Bound batches compute what sessions compute, on memory that stays where it is."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from artifacts import SMALL, onnx_bytes, random_images
+
+from capsnet.errors import ArtifactError, DataError, DeviceError
+from capsnet.runtime import cuda
+from capsnet.runtime.bound import BoundBatch
+from capsnet.runtime.ort import OrtSession
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(onnx_bytes(reconstruction=True))
+    return tmp_path / "model.onnx"
+
+
+def test_bound_batches_of_one_session_give_its_results(path):
+    session = OrtSession(path, "cpu")
+    bound = {batch: session.bind(batch) for batch in (1, 4, 7)}
+    for seed in (0, 1):
+        for batch, buffers in bound.items():
+            buffers.write(random_images(SMALL, batch, seed))
+        for batch, buffers in reversed(bound.items()):
+            buffers.run()
+            found, expected = buffers.read(), session.run(random_images(SMALL, batch, seed))
+            assert list(found) == ["lengths", "capsules", "reconstruction"]
+            for name, values in expected.items():
+                np.testing.assert_allclose(found[name], values, atol=1e-6)
+
+
+def test_results_that_were_read_stay(path):
+    buffers = OrtSession(path, "cpu").bind(3)
+    buffers.write(random_images(SMALL, 3, 0))
+    buffers.run()
+    first = buffers.read()
+    kept = {name: values.copy() for name, values in first.items()}
+    buffers.write(random_images(SMALL, 3, 1))
+    buffers.run()
+    assert any((buffers.read()[name] != kept[name]).any() for name in kept)
+    for name, values in kept.items():
+        np.testing.assert_array_equal(first[name], values)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        random_images(SMALL, 2),
+        random_images(SMALL, 3)[:, :, :-1],
+        random_images(SMALL, 3).astype(np.float64),
+    ],
+    ids=["fewer", "smaller", "float64"],
+)
+def test_other_images_are_refused(path, images):
+    with pytest.raises(DataError, match=r"what is bound takes float32 \[3, 1, 12, 12\]"):
+        OrtSession(path, "cpu").bind(3).write(images)
+
+
+def test_images_need_not_be_contiguous(path):
+    session = OrtSession(path, "cpu")
+    images = random_images(SMALL, 3)[..., ::-1]
+    buffers = session.bind(3)
+    buffers.write(images)
+    buffers.run()
+    expected = session.run(np.ascontiguousarray(images))
+    np.testing.assert_allclose(buffers.read()["lengths"], expected["lengths"], atol=1e-6)
+
+
+def test_only_the_fixed_batch_size_can_be_bound(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(onnx_bytes(batch=2))
+    session = OrtSession(tmp_path / "model.onnx", "cpu")
+    session.bind(2).run()
+    with pytest.raises(DataError, match="a batch of 3 cannot be bound, expected 2"):
+        session.bind(3)
+
+
+def test_empty_batch_cannot_be_bound(path):
+    with pytest.raises(DataError, match="a batch of 0 cannot be bound, expected at least 1"):
+        OrtSession(path, "cpu").bind(0)
+
+
+def test_failure_of_onnxruntime_is_an_artifact_error(path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA error: out of memory\nat line 1")
+
+    buffers = OrtSession(path, "cpu").bind(3)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fail)
+    with pytest.raises(ArtifactError, match="failed on a bound batch of 3: CUDA error: out of mem"):
+        buffers.run()
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_cuda_graphs_need_cuda(path, monkeypatch, device):
+    monkeypatch.setattr(cuda, "why_no_cuda", lambda: "there is no GPU")
+    with pytest.raises(DeviceError, match=r"CUDA graphs need CUDA, and .* runs on the CPU"):
+        OrtSession(path, device, cuda_graphs=True)
+
+
+def test_bound_batches_capture_graphs_of_their_own(path, monkeypatch):
+    """As far as it shows without a GPU: what onnxruntime is told."""
+    session = OrtSession(path, "cpu")
+    told = []
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession,
+        "run_with_iobinding",
+        lambda _self, _binding, options: told.append(options.get_run_config_entry("gpu_graph_id")),
+    )
+    inner = session._session
+    for graph in (1, 2):
+        BoundBatch(inner, session.metadata, 3, "cpu", graph).run()
+    assert told == ["1", "2"]
