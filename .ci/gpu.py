@@ -130,7 +130,8 @@ def candidates(folder: Path) -> dict[str, Callable[[], Prepare]]:
         to_onnx(lowered, path)
         to_torchscript(lowered, scripts[precision])
     paths["direct"] = folder / "timed.direct.onnx"
-    to_onnx(lower(load_checkpoint(BUNDLED_CHECKPOINT)), paths["direct"], convolution="direct")
+    direct = lower(load_checkpoint(BUNDLED_CHECKPOINT), convolution="direct")
+    to_onnx(direct, paths["direct"])
 
     def script(precision: str) -> Prepare:
         return torch_candidate(torch.jit.load(scripts[precision], map_location="cuda"), single)

@@ -15,6 +15,7 @@ __all__ = [
     "OUTPUT_NAMES",
     "SCHEMA_VERSION",
     "ArtifactMetadata",
+    "Convolution",
     "Precision",
     "TensorSpec",
     "input_spec",
@@ -29,6 +30,7 @@ INPUT_NAME = "image"
 OUTPUT_NAMES = ("lengths", "capsules", "reconstruction")
 
 Precision = Literal["fp32", "fp16", "int8"]
+Convolution = Literal["direct", "winograd"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class ArtifactMetadata:
         precision: of the weights and arithmetic inside; inputs and outputs are always float32.
         inputs: what it takes.
         outputs: what it gives, in order.
-        convolution: how it computes its primary convolution, ``direct`` or ``winograd``.
+        convolution: form of its primary convolution.
         opset: ONNX operator set, None for other formats.
         ir_version: version of the ONNX representation, None for other formats.
         schema_version: of this document.
@@ -86,7 +88,7 @@ class ArtifactMetadata:
     precision: Precision
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    convolution: str = "direct"
+    convolution: Convolution = "direct"
     opset: int | None = None
     ir_version: int | None = None
     schema_version: int = SCHEMA_VERSION
@@ -143,11 +145,13 @@ class ArtifactMetadata:
                 f"the metadata contradicts itself: routing iterations {list(iterations)}, but the "
                 f"model configuration says {list(self.routing_iterations)}; export again"
             )
-        if self.precision not in get_args(Precision):
-            raise ArtifactError(
-                f"the metadata names the precision {self.precision!r}, expected one of "
-                f"{', '.join(get_args(Precision))}; export again"
-            )
+        for name, known in (("precision", Precision), ("convolution", Convolution)):
+            value = getattr(self, name)
+            if value not in get_args(known):
+                raise ArtifactError(
+                    f"the metadata names the {name} {value!r}, expected one of "
+                    f"{', '.join(get_args(known))}; export again"
+                )
         batch = self.inputs[0].shape[0] if self.inputs else None
         names = tuple(spec.name for spec in self.outputs)
         if not isinstance(batch, int | str) or names not in (OUTPUT_NAMES, OUTPUT_NAMES[:2]):

@@ -2,41 +2,40 @@
 
 import importlib.metadata
 
-from capsnet.artifact import ArtifactMetadata, Precision, input_spec, output_specs
-from capsnet.config import CapsNetConfig
+from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
+from capsnet.errors import ConfigError
+from capsnet.export.lower import LoweredCapsNet
 
-__all__ = ["TRACE_BATCH", "describe"]
+__all__ = ["TRACE_BATCH", "describe", "refuse_int8"]
 
 TRACE_BATCH = 2
 """Batch size that dynamic artifacts are traced at; a batch of 1 would be taken for a constant."""
 
 
+def refuse_int8(lowered: LoweredCapsNet) -> None:
+    """Raise ConfigError if the network is to be quantised, which torch's formats are not."""
+    if lowered.precision == "int8":
+        raise ConfigError("int8 is for ONNX: lower the network to fp32 or fp16")
+
+
 def describe(
-    config: CapsNetConfig,
-    outputs: tuple[str, ...],
+    lowered: LoweredCapsNet,
     *,
-    routing: str,
-    precision: Precision,
     exporter: str,
     libraries: tuple[str, ...],
     batch: int | None,
     checkpoint_sha256: str | None,
-    convolution: str = "direct",
     opset: int | None = None,
     ir_version: int | None = None,
 ) -> ArtifactMetadata:
     """The metadata of an artifact.
 
     Args:
-        config: of the exported network.
-        outputs: names of its outputs, in order.
-        routing: form of its routing.
-        precision: of its weights and convolutions.
+        lowered: the exported network.
         exporter: what wrote the graph.
         libraries: distributions whose versions matter for the bytes.
         batch: the fixed batch size, or None for any.
         checkpoint_sha256: digest of the checkpoint file, if there was one.
-        convolution: how it computes its primary convolution.
         opset: ONNX operator set.
         ir_version: version of the ONNX representation.
 
@@ -49,12 +48,12 @@ def describe(
         exporter=exporter,
         versions={name: importlib.metadata.version(name) for name in libraries},
         checkpoint_sha256=checkpoint_sha256,
-        config=config,
-        routing=routing,
-        precision=precision,
-        inputs=(input_spec(config, size),),
-        outputs=output_specs(config, size, outputs),
-        convolution=convolution,
+        config=lowered.config,
+        routing=lowered.routing,
+        convolution=lowered.convolution,
+        precision=lowered.precision,
+        inputs=(input_spec(lowered.config, size),),
+        outputs=output_specs(lowered.config, size, lowered.outputs),
         opset=opset,
         ir_version=ir_version,
     )

@@ -1,13 +1,14 @@
 """Export to a torch.export archive (``.pt2``) that loads with plain ``torch.export.load``."""
 
 import io
+import warnings
 from pathlib import Path
 
 import torch
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
 from capsnet.errors import ExportError, first_line
-from capsnet.export.description import TRACE_BATCH, describe
+from capsnet.export.description import TRACE_BATCH, describe, refuse_int8
 from capsnet.export.lower import LoweredCapsNet
 
 __all__ = ["to_exported_program"]
@@ -34,13 +35,12 @@ def to_exported_program(
         The metadata that was written.
 
     Raises:
+        ConfigError: if the network is lowered to int8.
         ExportError: if torch.export cannot capture the network.
     """
+    refuse_int8(lowered)
     metadata = describe(
-        lowered.config,
-        lowered.outputs,
-        routing=lowered.routing,
-        precision=lowered.precision,
+        lowered,
         exporter="torch.export",
         libraries=("torch",),
         batch=batch,
@@ -58,6 +58,10 @@ def to_exported_program(
         node.meta.pop("stack_trace", None)  # it holds paths of the exporting machine
     program.example_inputs = None  # it would be stored as a pickle
     archive = io.BytesIO()
-    torch.export.save(program, archive, extra_files={METADATA_KEY: metadata.to_json()})
+    with warnings.catch_warnings():
+        # Of weights in another layout, torch wonders whether they are parts of a larger tensor.
+        # Ours are whole, and on the CPU.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+        torch.export.save(program, archive, extra_files={METADATA_KEY: metadata.to_json()})
     path.write_bytes(archive.getvalue())
     return metadata

@@ -12,10 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from capsnet.artifact import OUTPUT_NAMES
+from capsnet.artifact import OUTPUT_NAMES, Convolution, Precision
 from capsnet.config import CapsNetConfig
 from capsnet.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.errors import ConfigError
+from capsnet.export.winograd import WinogradConv2d, tile_rows
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 
 __all__ = ["DEFAULT_ROUTING", "LoweredCapsNet", "lower"]
@@ -24,7 +25,7 @@ DEFAULT_ROUTING = "projected"
 """What ``auto`` takes: ahead at every batch size (``capsnet bench --part routing``, two cores with
 AVX-512, onnxruntime 1.31.1; ms at batch 1, 8, 32, 128): projected 0.7, 3.2, 12.5, 43.7; votes 0.9,
 4.4, 23.8, 90.6."""
-FloatPrecision = Literal["fp32", "fp16"]
+_WIDE = 128  # channels
 
 
 class LoweredCapsNet(nn.Module):
@@ -34,22 +35,34 @@ class LoweredCapsNet(nn.Module):
         model: the network to lower; its weights are copied.
         reconstruction: whether to decode the longest capsule as well.
         routing: form of the routing, one of ``capsnet.dense.ROUTINGS``.
-        precision: ``"fp32"``, or ``"fp16"`` for weights, convolutions and decoder in float16. The
-            routing is computed in float32 all the same: a sum of votes can leave float16's range,
-            and the square of a short capsule vanishes in it.
+        convolution: form of the primary convolution.
+        precision: ``"fp16"`` for weights, convolutions and decoder in float16. The routing is
+            computed in float32 all the same: a sum of votes can leave float16's range, and the
+            square of a short capsule vanishes in it. ``"int8"`` is float32 here; the export to ONNX
+            quantises it.
     """
 
     def __init__(
-        self, model: CapsNet, *, reconstruction: bool, routing: str, precision: FloatPrecision
+        self,
+        model: CapsNet,
+        *,
+        reconstruction: bool,
+        routing: str,
+        convolution: Convolution,
+        precision: Precision,
     ) -> None:
         super().__init__()
         config = model.config
         self.config = config
         self.routing = routing
+        self.convolution = convolution
         self.precision = precision
         self.outputs = OUTPUT_NAMES if reconstruction else OUTPUT_NAMES[:2]
         self.stem = _copy_conv(model.stem, model.stem.weight, model.stem.bias)
-        self.primary: nn.Module = _lower_primary(model, config)
+        direct = _lower_primary(model, config)
+        self.primary = (
+            WinogradConv2d(direct, config.stem_grid[0]) if convolution == "winograd" else direct
+        )
         for index, layer in enumerate(model.capsule_layers):
             assert isinstance(layer, CapsuleLayer)
             weight = layer.weight.detach()
@@ -115,7 +128,8 @@ def lower(
     *,
     reconstruction: bool = False,
     routing: str = "auto",
-    precision: FloatPrecision = "fp32",
+    convolution: Convolution | Literal["auto"] = "auto",
+    precision: Precision = "fp32",
 ) -> LoweredCapsNet:
     """Rewrite a trained network for export; see the module's description.
 
@@ -124,14 +138,16 @@ def lower(
         reconstruction: add the image decoded from the longest capsule to the outputs.
         routing: form of the routing, one of ``capsnet.dense.ROUTINGS``, all of them exact, or
             ``"auto"`` for the one that measurements favour.
-        precision: of weights and convolutions, ``"fp32"`` or ``"fp16"``; see
-            :class:`LoweredCapsNet`.
+        convolution: form of the primary convolution, ``"direct"`` or, in float32 and exact as well,
+            ``"winograd"`` (see ``capsnet.export.winograd``), or ``"auto"``.
+        precision: of weights and convolutions; see :class:`LoweredCapsNet`.
 
     Returns:
         A module in evaluation mode, without gradients, in the dtype of the model or in float16.
 
     Raises:
-        ConfigError: if a reconstruction is asked of a network without a decoder.
+        ConfigError: if a reconstruction is asked of a network without a decoder, or Winograd's
+            convolution of a network or a precision that it does not fit.
     """
     if reconstruction and model.decoder is None:
         raise ConfigError(
@@ -140,10 +156,37 @@ def lower(
         )
     if routing == "auto":
         routing = DEFAULT_ROUTING
+    config = model.config
+    rows, kernel, stride = config.primary_grid[0], config.primary_kernel, config.primary_stride
+    fits = precision == "fp32" and tile_rows(rows, kernel, stride) is not None
+    if convolution == "winograd" and not fits:
+        raise ConfigError(
+            f"Winograd's convolution is for fp32 and for rows that come in tiles; this network is "
+            f"lowered to {precision}, and its primary convolution has {rows} rows, a kernel of "
+            f"{kernel} and stride {stride}: use the direct convolution"
+        )
+    if convolution == "auto":
+        convolution = "winograd" if fits and _is_wide(config) else "direct"
     lowered = LoweredCapsNet(
-        model, reconstruction=reconstruction, routing=routing, precision=precision
+        model,
+        reconstruction=reconstruction,
+        routing=routing,
+        convolution=convolution,
+        precision=precision,
     )
     return lowered.requires_grad_(False).eval()
+
+
+def _is_wide(config: CapsNetConfig) -> bool:
+    """Whether Winograd's convolution saves more than its transforms cost.
+
+    Two cores with AVX-512, onnxruntime 1.31.1, torch 2.13.0: of the bundled network in onnxruntime,
+    ms at batch 1, 8, 32, 128, direct 3.9, 20, 74, 321, Winograd's 3.3, 14, 47, 204 (``capsnet bench
+    --candidate onnx --candidate onnx-direct``); in TorchScript 8.4, 24, 116, 401 and 6.7, 21, 84,
+    279 (``capsnet bench FILE``, of ``--convolution direct``). With 128 channels onnxruntime is
+    still 1.1 to 1.4 times as fast, with fewer it is slower on a single image.
+    """
+    return min(config.stem_channels, config.primary_groups * config.primary_dim) >= _WIDE
 
 
 def _copy_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

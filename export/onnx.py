@@ -1,13 +1,11 @@
 """Export to ONNX: one self-describing file, byte-identical on repetition."""
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,28 +18,21 @@ from capsnet.artifact import (
     METADATA_KEY,
     OUTPUT_NAMES,
     ArtifactMetadata,
-    Precision,
     TensorSpec,
 )
-from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError, ExportError, first_line
 from capsnet.export.description import TRACE_BATCH, describe
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.export.quantisation import check_calibration, quantise
-from capsnet.export.winograd import WinogradConv2d, tile_rows
 from capsnet.model import CapsNet
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "Convolution", "to_naive_onnx", "to_onnx"]
-
-Convolution = Literal["direct", "winograd"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "to_naive_onnx", "to_onnx"]
 
 OPSETS = range(18, 24)
 """Operator sets that can be asked for: from the exporter's native one to the newest tested."""
 
 DEFAULT_OPSET = 18
 """The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
-
-_WIDE = 128  # channels
 
 
 class _Stages(nn.Module):
@@ -62,7 +53,6 @@ def to_onnx(
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     checkpoint_sha256: str | None = None,
-    convolution: Convolution | Literal["auto"] = "auto",
     calibration: npt.NDArray[np.float32] | None = None,
 ) -> ArtifactMetadata:
     """Write a lowered network as an ONNX file with its metadata inside.
@@ -77,28 +67,25 @@ def to_onnx(
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set, one of :data:`OPSETS`.
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
-        convolution: how to compute the primary convolution, in float32: directly, or in half of the
-            arithmetic (see ``capsnet.export.winograd``); ``"auto"`` for what measurements favour.
-        calibration: images float32 ``[n, channels, height, width]`` to quantise a float32 network
-            to int8 with; None to leave it in its precision.
+        calibration: images float32 ``[n, channels, height, width]`` to quantise a network that was
+            lowered to int8 with.
 
     Returns:
         The metadata that was written.
 
     Raises:
-        ConfigError: if Winograd's convolution is asked of a network or a precision that it does not
-            fit.
+        ConfigError: if the network is of int8 without calibration images, or the reverse.
         DataError: if the calibration images are too few, of another shape, or all alike.
         ExportError: if the exporter fails, or its result is not a valid model with these inputs and
             outputs.
     """
+    if (calibration is not None) != (lowered.precision == "int8"):
+        raise ConfigError(
+            f"calibration images go with int8, and int8 with them; the network is lowered to "
+            f"{lowered.precision}: lower it to int8, or leave the images out"
+        )
     if calibration is not None:
         check_calibration(calibration, lowered.config.image_shape)
-    precision = lowered.precision if calibration is None else "int8"
-    if convolution == "auto":
-        convolution = _favoured(lowered.config, precision)
-    if convolution == "winograd":
-        lowered = _with_winograd(lowered, precision)
     image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
     stages = tuple(lowered.stages(image))
     model = _capture(_Stages(lowered), image, stages, dynamic=batch is None, opset=opset)
@@ -107,11 +94,7 @@ def to_onnx(
     if calibration is not None:
         model = quantise(model, calibration)
     metadata = describe(
-        lowered.config,
-        lowered.outputs,
-        routing=lowered.routing,
-        convolution=convolution,
-        precision=precision,
+        lowered,
         exporter="torch.onnx",
         libraries=("torch", "onnx", "onnxscript"),
         batch=batch,
@@ -124,35 +107,6 @@ def to_onnx(
     _check_interface(model, metadata)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return metadata
-
-
-def _favoured(config: CapsNetConfig, precision: Precision) -> Convolution:
-    """What ``auto`` takes: Winograd's where it saves more than its transforms cost.
-
-    Of the bundled network, two cores with AVX-512, onnxruntime 1.31.1, ms at batch 1, 8, 32, 128
-    (``capsnet bench --candidate onnx --candidate onnx-direct``): direct 2.9, 18.7, 72.3, 272;
-    Winograd's 2.3, 12.4, 47.2, 182. With 128 channels it is 1.1 to 1.4 times as fast, with fewer it
-    is slower on a single image.
-    """
-    wide = min(config.stem_channels, config.primary_groups * config.primary_dim) >= _WIDE
-    fits = tile_rows(config.primary_grid[0], config.primary_kernel, config.primary_stride)
-    return "winograd" if precision == "fp32" and wide and fits else "direct"
-
-
-def _with_winograd(lowered: LoweredCapsNet, precision: Precision) -> LoweredCapsNet:
-    """A copy of the network with another primary convolution."""
-    config = lowered.config
-    rows, kernel, stride = config.primary_grid[0], config.primary_kernel, config.primary_stride
-    if precision != "fp32" or tile_rows(rows, kernel, stride) is None:
-        raise ConfigError(
-            f"Winograd's convolution is for fp32 and for rows that come in tiles; this network is "
-            f"exported in {precision}, and its primary convolution has {rows} rows, a kernel of "
-            f"{kernel} and stride {stride}: export it with the direct convolution"
-        )
-    fast = copy.deepcopy(lowered)
-    assert isinstance(lowered.primary, nn.Conv2d)
-    fast.primary = WinogradConv2d(lowered.primary, config.stem_grid[0])
-    return fast
 
 
 def to_naive_onnx(model: CapsNet, path: Path, *, opset: int = DEFAULT_OPSET) -> None:

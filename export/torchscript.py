@@ -9,7 +9,7 @@ import torch
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
 from capsnet.errors import ExportError, first_line
-from capsnet.export.description import TRACE_BATCH, describe
+from capsnet.export.description import TRACE_BATCH, describe, refuse_int8
 from capsnet.export.lower import LoweredCapsNet
 
 __all__ = ["to_torchscript"]
@@ -43,13 +43,12 @@ def to_torchscript(
         The metadata that was written.
 
     Raises:
+        ConfigError: if the network is lowered to int8.
         ExportError: if the network cannot be traced.
     """
+    refuse_int8(lowered)
     metadata = describe(
-        lowered.config,
-        lowered.outputs,
-        routing=lowered.routing,
-        precision=lowered.precision,
+        lowered,
         exporter="torch.jit.trace",
         libraries=("torch",),
         batch=batch,

@@ -114,12 +114,16 @@ class WinogradConv2d(nn.Module):
                 factor = torch.tensor([float(factor) for factor in factors], dtype=torch.float64)
                 kernel_there = torch.einsum("r,oirw->oiw", factor, weight).unsqueeze(2)
                 data_there = data.view(1, 1, -1, 1).repeat(conv.in_channels, 1, 1, 1)
-                self.register_buffer(f"data{phase}_{point}", data_there.to(conv.weight.dtype))
-                self.register_buffer(f"kernel{phase}_{point}", kernel_there.to(conv.weight.dtype))
+                for name, buffer in (("data", data_there), ("kernel", kernel_there)):
+                    # In the layout of the images, or torch would convert on every call.
+                    laid_out = buffer.to(conv.weight.dtype, memory_format=torch.channels_last)
+                    self.register_buffer(f"{name}{phase}_{point}", laid_out)
                 self.terms.append((phase, padding, point))
 
     def forward(self, image: Tensor) -> Tensor:
         """``[batch, in_channels, height, width]`` to ``[batch, out_channels, rows, columns]``."""
+        # torch runs a convolution for each channel well in this layout only; others choose theirs.
+        image = image.contiguous(memory_format=torch.channels_last)
         products: dict[int, Tensor] = {}
         for phase, padding, point in self.terms:
             data = conv2d(

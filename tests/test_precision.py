@@ -15,7 +15,7 @@ from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
 from capsnet.cli import main
 from capsnet.data import mnist_calibration_images, mnist_test_set
-from capsnet.errors import DataError, ExportError
+from capsnet.errors import ConfigError, DataError, ExportError
 from capsnet.export.exported_program import to_exported_program
 from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
@@ -46,7 +46,7 @@ def judged(folder, name):
 
 
 def int8_bytes(folder, images=CALIBRATION):
-    to_onnx(lower(lively_model(WIDE)), folder / "model.onnx", calibration=images)
+    to_onnx(lower(lively_model(WIDE), precision="int8"), folder / "model.onnx", calibration=images)
     return (folder / "model.onnx").read_bytes()
 
 
@@ -146,7 +146,12 @@ def test_quantised_network_is_proven_within_its_own_budget(folder):
 
 @pytest.mark.parametrize("batch", [1, 8, 32, 33])
 def test_network_of_a_fixed_batch_size_is_calibrated_at_that_size(folder, batch):
-    to_onnx(lower(lively_model(WIDE)), folder / "m.onnx", batch=batch, calibration=CALIBRATION)
+    to_onnx(
+        lower(lively_model(WIDE), precision="int8"),
+        folder / "m.onnx",
+        batch=batch,
+        calibration=CALIBRATION,
+    )
     outputs = open_session(folder / "m.onnx", "cpu").run(random_images(WIDE, 5))
     assert outputs["lengths"].shape == (5, 5)
 
@@ -178,7 +183,9 @@ def test_same_calibration_gives_the_same_bytes(folder):
 )
 def test_calibration_that_shows_nothing_is_refused(tmp_path, images, match):
     with pytest.raises(DataError, match=match):
-        to_onnx(lower(lively_model(WIDE)), tmp_path / "model.onnx", calibration=images)
+        to_onnx(
+            lower(lively_model(WIDE), precision="int8"), tmp_path / "model.onnx", calibration=images
+        )
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -206,6 +213,20 @@ def test_accuracy_that_is_lost_fails(folder):
     assert any(failure.startswith("accuracy falls from 100.00%") for failure in report.failures)
     sound = compare(golden, baseline, session, images, labels, batch_sizes=(40,))
     assert not any("accuracy" in failure for failure in sound.failures)
+
+
+@pytest.mark.parametrize(("precision", "images"), [("fp32", CALIBRATION), ("int8", None)])
+def test_calibration_images_go_with_int8(precision, images, tmp_path):
+    lowered = lower(lively_model(WIDE), precision=precision)
+    with pytest.raises(ConfigError, match="calibration images go with int8, and int8 with them"):
+        to_onnx(lowered, tmp_path / "model.onnx", calibration=images)
+
+
+@pytest.mark.parametrize("name", ["torchscript", "pt2"])
+def test_int8_is_for_onnx(name, tmp_path):
+    with pytest.raises(ConfigError, match="int8 is for ONNX"):
+        EXPORTERS[name](lower(lively_model(WIDE), precision="int8"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Command
@@ -266,10 +287,10 @@ def test_bundled_calibration_images_are_no_test_images():
 
 
 def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
-    lowered = lower(load_checkpoint(BUNDLED_CHECKPOINT))
+    model = load_checkpoint(BUNDLED_CHECKPOINT)
     single, path = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
-    to_onnx(lowered, single, convolution="direct")
-    to_onnx(lowered, path, calibration=mnist_calibration_images())
+    to_onnx(lower(model, convolution="direct"), single)
+    to_onnx(lower(model, precision="int8"), path, calibration=mnist_calibration_images())
     assert path.stat().st_size <= 0.35 * single.stat().st_size
     document = Judge(Request(BUNDLED_CHECKPOINT, samples=64, device="cpu")).judge(path)
     assert document["verdict"] == "pass", document

@@ -26,6 +26,7 @@ from capsnet.errors import ConfigError
 from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
 from capsnet.export.winograd import WinogradConv2d, tile_rows, toom_cook
+from capsnet.model import CapsNet
 from capsnet.runtime.eager import EagerModel
 from capsnet.runtime.locate import locate, onnx_stages
 from capsnet.runtime.parity import compare
@@ -99,7 +100,7 @@ def test_convolution_without_a_tile_is_refused():
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     path = tmp_path_factory.mktemp("winograd") / "model.onnx"
-    to_onnx(lower(lively_model(SMALL)), path, convolution="winograd")
+    to_onnx(lower(lively_model(SMALL), convolution="winograd"), path)
     return path.read_bytes()
 
 
@@ -163,12 +164,12 @@ def test_fault_inside_is_located(content, tmp_path):
 
 
 def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
-    lowered = lower(load_checkpoint(BUNDLED_CHECKPOINT))
+    model = load_checkpoint(BUNDLED_CHECKPOINT)
     operations = {}
     for convolution in ("direct", "auto"):
-        to_onnx(lowered, tmp_path / "model.onnx", convolution=convolution)
-        model = onnx.load(tmp_path / "model.onnx")
-        operations[convolution] = floating_point_operations(model, 1)
+        to_onnx(lower(model, convolution=convolution), tmp_path / "model.onnx")
+        graph = onnx.load(tmp_path / "model.onnx")
+        operations[convolution] = floating_point_operations(graph, 1)
     assert metadata_of((tmp_path / "model.onnx").read_bytes())["convolution"] == "winograd"
     assert 0.45 < operations["auto"] / operations["direct"] < 0.6
 
@@ -181,21 +182,18 @@ def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
         (CapsNetConfig(stem_channels=128, primary_groups=8), "fp32", "direct"),
         (CapsNetConfig((1, 30, 28), 128, primary_groups=16), "fp32", "direct"),  # 7 rows
         (CapsNetConfig(stem_channels=128, primary_groups=16), "fp16", "direct"),
+        (CapsNetConfig(stem_channels=128, primary_groups=16), "int8", "direct"),
     ],
 )
-def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected, tmp_path):
-    lowered = lower(lively_model(config), precision=precision)
-    assert to_onnx(lowered, tmp_path / "model.onnx").convolution == expected
+def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected):
+    assert lower(CapsNet(config), precision=precision).convolution == expected
 
 
-def test_winograd_is_refused_where_it_does_not_fit(tmp_path):
-    config = CapsNetConfig((1, 14, 12), 4, 5, 2, 4, 3)  # 4 rows fit, 5 do not
-    to_onnx(lower(lively_model(config)), tmp_path / "fits.onnx", convolution="winograd")
-    odd = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)
-    for lowered in (lower(lively_model(odd)), lower(lively_model(SMALL), precision="fp16")):
+def test_winograd_is_refused_where_it_does_not_fit():
+    rows = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)  # 5 of them
+    for config, precision in ((rows, "fp32"), (SMALL, "fp16"), (SMALL, "int8")):
         with pytest.raises(ConfigError, match="Winograd's convolution is for fp32 and for rows"):
-            to_onnx(lowered, tmp_path / "model.onnx", convolution="winograd")
-    assert [path.name for path in tmp_path.iterdir()] == ["fits.onnx"]
+            lower(CapsNet(config), convolution="winograd", precision=precision)
 
 
 # Command
@@ -220,19 +218,17 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "pt2"])
 @pytest.mark.parametrize("convolution", ["direct", "winograd"])
-def test_command_takes_the_convolution_that_is_asked_for(folder, convolution):
-    assert export(folder, "--convolution", convolution) == 0
+def test_command_takes_the_convolution_that_is_asked_for(folder, convolution, kind):
+    assert export(folder, "--convolution", convolution, kind=kind) == 0
     certificate = json.loads((folder / "out.parity.json").read_text())
     assert certificate["artifact"]["metadata"]["convolution"] == convolution
     assert certificate["verdict"] == "pass"
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision"), [("onnx", "fp16"), ("onnx", "int8"), ("torchscript", "fp32")]
-)
-def test_command_refuses_winograd_elsewhere(folder, capsys, kind, precision):
-    arguments = ("--convolution", "winograd", "--precision", precision)
-    assert export(folder, *arguments, kind=kind) == 2
-    assert "goes with --format onnx --precision fp32 alone" in capsys.readouterr().err
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_command_refuses_winograd_in_other_precisions(folder, capsys, precision):
+    assert export(folder, "--convolution", "winograd", "--precision", precision) == 2
+    assert "--convolution winograd goes with --precision fp32" in capsys.readouterr().err
     assert not (folder / "out").exists()

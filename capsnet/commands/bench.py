@@ -226,11 +226,11 @@ def _built_in(
         case "onnx-votes":
             to_onnx(lower(model, routing="votes"), path)
         case "onnx-direct":
-            to_onnx(lower(model), path, convolution="direct")
+            to_onnx(lower(model, convolution="direct"), path)
         case "onnx-fp16":
             to_onnx(lower(model, precision="fp16"), path)
         case "onnx-int8":
-            to_onnx(lower(model), path, calibration=calibration)
+            to_onnx(lower(model, precision="int8"), path, calibration=calibration)
         case "torchscript":
             to_torchscript(lower(model), path)
         case _:

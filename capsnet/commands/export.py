@@ -25,8 +25,7 @@ from capsnet.commands.verify import print_verdicts, raise_unless_passed, write_p
 from capsnet.errors import CapsNetError
 
 if TYPE_CHECKING:
-    from capsnet.artifact import ArtifactMetadata, Precision
-    from capsnet.export.onnx import Convolution
+    from capsnet.artifact import ArtifactMetadata, Convolution, Precision
     from capsnet.runtime.verification import Request
 
 __all__ = ["export_command"]
@@ -74,7 +73,7 @@ _DEFAULT_FILES = {
     type=click.Choice(["auto", "direct", "winograd"]),
     default="auto",
     show_default=True,
-    help="Form of the primary convolution; both are exact. winograd: ONNX in fp32 only.",
+    help="Form of the primary convolution; both are exact. winograd: in fp32 only.",
 )
 @click.option(
     "--precision",
@@ -118,10 +117,8 @@ def export_command(
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
     if precision == "int8" and set(formats) != {"onnx"}:
         raise click.UsageError("--precision int8 goes with --format onnx alone")
-    if convolution == "winograd" and (precision != "fp32" or set(formats) != {"onnx"}):
-        raise click.UsageError(
-            "--convolution winograd goes with --format onnx --precision fp32 alone"
-        )
+    if convolution == "winograd" and precision != "fp32":
+        raise click.UsageError("--convolution winograd goes with --precision fp32")
     if calibrate is not None and precision != "int8":
         raise click.UsageError("--calibrate goes with --precision int8")
     targets = _targets(formats, output)
@@ -138,9 +135,7 @@ def export_command(
         model = load_checkpoint(request.checkpoint)
         calibration = calibration_images(calibrate, model.config) if precision == "int8" else None
         exporters: dict[str, Callable[..., ArtifactMetadata]] = {
-            "onnx": functools.partial(
-                to_onnx, opset=opset, convolution=convolution, calibration=calibration
-            ),
+            "onnx": functools.partial(to_onnx, opset=opset, calibration=calibration),
             "torchscript": to_torchscript,
             "pt2": to_exported_program,
         }
@@ -148,7 +143,8 @@ def export_command(
             model,
             reconstruction=reconstruction,
             routing=routing,
-            precision="fp16" if precision == "fp16" else "fp32",
+            convolution=convolution,
+            precision=precision,
         )
         digest = file_sha256(request.checkpoint)
         documents = []

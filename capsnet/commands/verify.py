@@ -89,7 +89,8 @@ def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[di
             model,
             reconstruction=reconstruction,
             routing=metadata.routing,
-            precision="fp16" if metadata.precision == "fp16" else "fp32",
+            convolution=metadata.convolution,
+            precision=metadata.precision,
         )
         stages = lowered.stages(torch.from_numpy(images))
         found = {name: stage.numpy() for name, stage in stages.items()}
