@@ -152,6 +152,11 @@ class ArtifactMetadata:
                     f"the metadata names the {name} {value!r}, expected one of "
                     f"{', '.join(get_args(known))}; export again"
                 )
+        if self.convolution == "winograd" and self.precision != "fp32":
+            raise ArtifactError(
+                f"the metadata contradicts itself: Winograd's convolution in {self.precision}, "
+                "which is computed in fp32 alone; export again"
+            )
         batch = self.inputs[0].shape[0] if self.inputs else None
         names = tuple(spec.name for spec in self.outputs)
         if not isinstance(batch, int | str) or names not in (OUTPUT_NAMES, OUTPUT_NAMES[:2]):

@@ -36,7 +36,7 @@ class CapsNetError(Exception):
 
 
 class ConfigError(CapsNetError):
-    """A network configuration that describes no network."""
+    """A configuration that describes no network, or an export that does not fit the network."""
 
 
 class CheckpointError(CapsNetError):

@@ -6,7 +6,7 @@ routing, and the routing is unrolled in one of the forms of ``capsnet.dense``.
 """
 
 import copy
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -16,7 +16,7 @@ from capsnet.artifact import OUTPUT_NAMES, Convolution, Precision
 from capsnet.config import CapsNetConfig
 from capsnet.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.errors import ConfigError
-from capsnet.export.winograd import WinogradConv2d, tile_rows
+from capsnet.export.winograd import WinogradConv2d, arithmetic_left, tile_rows
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 
 __all__ = ["DEFAULT_ROUTING", "LoweredCapsNet", "lower"]
@@ -26,6 +26,7 @@ DEFAULT_ROUTING = "projected"
 AVX-512, onnxruntime 1.31.1; ms at batch 1, 8, 32, 128): projected 0.7, 3.2, 12.5, 43.7; votes 0.9,
 4.4, 23.8, 90.6."""
 _WIDE = 128  # channels
+_MOST_ARITHMETIC_LEFT = 0.65
 
 
 class LoweredCapsNet(nn.Module):
@@ -139,15 +140,16 @@ def lower(
         routing: form of the routing, one of ``capsnet.dense.ROUTINGS``, all of them exact, or
             ``"auto"`` for the one that measurements favour.
         convolution: form of the primary convolution, ``"direct"`` or, in float32 and exact as well,
-            ``"winograd"`` (see ``capsnet.export.winograd``), or ``"auto"``.
+            ``"winograd"``, faster in a file that is a third larger (see
+            ``capsnet.export.winograd``), or ``"auto"``.
         precision: of weights and convolutions; see :class:`LoweredCapsNet`.
 
     Returns:
         A module in evaluation mode, without gradients, in the dtype of the model or in float16.
 
     Raises:
-        ConfigError: if a reconstruction is asked of a network without a decoder, or Winograd's
-            convolution of a network or a precision that it does not fit.
+        ConfigError: if an argument is none of these, a reconstruction is asked of a network without
+            a decoder, or Winograd's convolution of a network or a precision that it does not fit.
     """
     if reconstruction and model.decoder is None:
         raise ConfigError(
@@ -156,6 +158,12 @@ def lower(
         )
     if routing == "auto":
         routing = DEFAULT_ROUTING
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("convolution", convolution, ("auto", *get_args(Convolution))),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     config = model.config
     rows, kernel, stride = config.primary_grid[0], config.primary_kernel, config.primary_stride
     fits = precision == "fp32" and tile_rows(rows, kernel, stride) is not None
@@ -166,7 +174,7 @@ def lower(
             f"{kernel} and stride {stride}: use the direct convolution"
         )
     if convolution == "auto":
-        convolution = "winograd" if fits and _is_wide(config) else "direct"
+        convolution = "winograd" if fits and _winograd_pays(config) else "direct"
     lowered = LoweredCapsNet(
         model,
         reconstruction=reconstruction,
@@ -177,7 +185,7 @@ def lower(
     return lowered.requires_grad_(False).eval()
 
 
-def _is_wide(config: CapsNetConfig) -> bool:
+def _winograd_pays(config: CapsNetConfig) -> bool:
     """Whether Winograd's convolution saves more than its transforms cost.
 
     Two cores with AVX-512, onnxruntime 1.31.1, torch 2.13.0: of the bundled network in onnxruntime,
@@ -186,7 +194,11 @@ def _is_wide(config: CapsNetConfig) -> bool:
     279 (``capsnet bench FILE``, of ``--convolution direct``). With 128 channels onnxruntime is
     still 1.1 to 1.4 times as fast, with fewer it is slower on a single image.
     """
-    return min(config.stem_channels, config.primary_groups * config.primary_dim) >= _WIDE
+    tile = tile_rows(config.primary_grid[0], config.primary_kernel, config.primary_stride)
+    assert tile is not None
+    left = arithmetic_left(tile, config.primary_kernel, config.primary_stride)
+    channels = min(config.stem_channels, config.primary_groups * config.primary_dim)
+    return channels >= _WIDE and left <= _MOST_ARITHMETIC_LEFT
 
 
 def _copy_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

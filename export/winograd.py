@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-__all__ = ["WinogradConv2d", "tile_rows", "toom_cook"]
+__all__ = ["WinogradConv2d", "arithmetic_left", "tile_rows", "toom_cook"]
 
 Matrix = list[list[Fraction]]
 
@@ -27,7 +27,10 @@ _TILES = (4, 3, 2)
 
 
 def tile_rows(rows: int, kernel: int, stride: int) -> int | None:
-    """Output rows that are best computed together; None where nothing is saved.
+    """The most output rows that can be computed together.
+
+    None where no tile divides the rows, where float32 would not bear the number of points, or where
+    nothing is saved.
 
     Args:
         rows: of the convolution's output.
@@ -37,6 +40,18 @@ def tile_rows(rows: int, kernel: int, stride: int) -> int | None:
     taps = -(-kernel // stride)
     fitting = (m for m in _TILES if rows % m == 0 and m + taps - 2 <= len(_POINTS))
     return next(fitting, None) if taps > 1 else None
+
+
+def arithmetic_left(tile: int, kernel: int, stride: int) -> float:
+    """Share of the direct convolution's products that is left, without the transforms.
+
+    Args:
+        tile: output rows that are computed together.
+        kernel: number of rows of the kernel.
+        stride: between its rows.
+    """
+    taps = (-(-(kernel - phase) // stride) for phase in range(min(stride, kernel)))
+    return sum(tile + count - 1 for count in taps) / (tile * kernel)
 
 
 def toom_cook(rows: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:

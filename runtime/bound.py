@@ -30,6 +30,7 @@ class BoundBatch:
 
     Raises:
         DataError: if the artifact does not take this batch size.
+        ArtifactError: if the device has no memory for it.
     """
 
     def __init__(
@@ -46,17 +47,25 @@ class BoundBatch:
             raise DataError(f"a batch of {batch} cannot be bound, expected {expected}")
         self._session = session
         self._binding = session.io_binding()
-        [spec] = metadata.inputs
-        self._shape = (batch, *(int(size) for size in spec.shape[1:]))
-        given = np.zeros(self._shape, np.float32)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(given, device, 0)
-        self._binding.bind_ortvalue_input(spec.name, self._input)
-        self._outputs: dict[str, onnxruntime.OrtValue] = {}
-        for spec in metadata.outputs:
+        [given] = metadata.inputs
+        self._shape = (batch, *(int(size) for size in given.shape[1:]))
+        self._values: dict[str, onnxruntime.OrtValue] = {}
+        for spec in (given, *metadata.outputs):
             shape = [batch, *(int(size) for size in spec.shape[1:])]
-            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
-            self._binding.bind_ortvalue_output(spec.name, value)
-            self._outputs[spec.name] = value
+            try:
+                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                    shape, np.float32, device, 0
+                )
+            except Exception as error:  # onnxruntime's own errors have many kinds
+                raise ArtifactError(
+                    f"{spec.name} of a bound batch of {batch} does not fit on the device: "
+                    f"{first_line(error)}; bind a smaller one"
+                ) from error
+            self._values[spec.name] = value
+        self._input = self._values.pop(given.name)
+        self._binding.bind_ortvalue_input(given.name, self._input)
+        for name, value in self._values.items():
+            self._binding.bind_ortvalue_output(name, value)
         self._options = onnxruntime.RunOptions()
         if graph is not None:
             self._options.add_run_config_entry(GRAPH, str(graph))
@@ -93,4 +102,4 @@ class BoundBatch:
 
     def read(self) -> Arrays:
         """Copy the outputs of the last run from the device: float32 by name, batch first."""
-        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
+        return {name: np.array(value.numpy()) for name, value in self._values.items()}

@@ -65,6 +65,10 @@ class OrtSession(Session):
         try:
             self._session = create_session(path, self.device, threads, tf32, cuda_graphs)
         except ArtifactError as error:
+            if cuda_graphs:  # onnxruntime wants every node on CUDA for them
+                raise DeviceError(
+                    f"{path} cannot run in CUDA graphs: {error}; open it without them"
+                ) from error
             if device != "auto" or self.device == "cpu":
                 raise
             self.device, self.device_reason = "cpu", f"CUDA failed: {error}"
@@ -130,6 +134,7 @@ class OrtSession(Session):
 
         Raises:
             DataError: if the artifact does not take this batch size.
+            ArtifactError: if the device has no memory for it.
         """
         graph = None if self._graphs is None else next(self._graphs)
         return BoundBatch(self._session, self.metadata, batch, self.device, graph)

@@ -136,7 +136,7 @@ def test_table_shows_speeds_and_reasons(results):
     console.print(bench_table(results))
     text = console.export_text()
     assert "x eager" in text
-    assert text.count(" cpu ") == len(results)
+    assert text.count(" cpu ") == sum(result.device == "cpu" for result in results) > 0
     assert text.count("above the budget") == 2
     for result in results:
         if result.latency is not None:

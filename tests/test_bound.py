@@ -1,5 +1,7 @@
 """Bound batches compute what sessions compute, on memory that stays where it is."""
 
+import itertools
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,7 +9,6 @@ from artifacts import SMALL, onnx_bytes, random_images
 
 from capsnet.errors import ArtifactError, DataError, DeviceError
 from capsnet.runtime import cuda
-from capsnet.runtime.bound import BoundBatch
 from capsnet.runtime.ort import OrtSession
 
 
@@ -101,13 +102,38 @@ def test_cuda_graphs_need_cuda(path, monkeypatch, device):
 def test_bound_batches_capture_graphs_of_their_own(path, monkeypatch):
     """As far as it shows without a GPU: what onnxruntime is told."""
     session = OrtSession(path, "cpu")
+    session._graphs = itertools.count(1)  # as on CUDA, with graphs
     told = []
-    monkeypatch.setattr(
-        onnxruntime.InferenceSession,
-        "run_with_iobinding",
-        lambda _self, _binding, options: told.append(options.get_run_config_entry("gpu_graph_id")),
-    )
-    inner = session._session
-    for graph in (1, 2):
-        BoundBatch(inner, session.metadata, 3, "cpu", graph).run()
-    assert told == ["1", "2"]
+
+    def run(_self, *arguments):
+        told.append(arguments[-1].get_run_config_entry("gpu_graph_id"))
+        return [np.zeros((3, 1)) for _ in session.metadata.outputs]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+    first, second = session.bind(3), session.bind(3)
+    for buffers in (first, second, first):
+        buffers.run()
+    session.run(random_images(SMALL, 3))
+    assert told == ["1", "2", "1", "-1"]
+
+
+def test_batch_that_does_not_fit_on_the_device_is_an_artifact_error(path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("bad allocation")
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", fail)
+    with pytest.raises(
+        ArtifactError, match=r"image of a bound batch of 9 does not fit .*: bad all"
+    ):
+        OrtSession(path, "cpu").bind(9)
+
+
+def test_session_that_cannot_have_graphs_is_a_device_error(path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("not all nodes on CUDA")
+
+    monkeypatch.setattr(cuda, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(DeviceError, match=r"cannot run in CUDA graphs: .*not all nodes on CUDA"):
+        OrtSession(path, "cuda", cuda_graphs=True)

@@ -49,6 +49,8 @@ def violations(folder, name, source):
 
 
 def test_all_parts_are_found():
+    everywhere = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    assert sorted(set(everywhere)) == FILES
     names = {str(path.relative_to(ROOT)) for path in FILES}
     assert {"capsnet/cli.py", "export/lower.py", "runtime/session.py"} <= names
     assert len(names) > 20

@@ -264,7 +264,8 @@ torch.set_num_threads(1)
 from artifacts import SMALL, lively_model
 from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
-to_onnx(lower(lively_model(SMALL), reconstruction=True), Path("model.onnx"))
+lowered = lower(lively_model(SMALL), reconstruction=True, convolution="winograd")
+to_onnx(lowered, Path("model.onnx"))
 """
 
 

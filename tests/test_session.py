@@ -129,6 +129,21 @@ def test_metadata_may_leave_out_the_direct_convolution(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"convolution": "fft"}, "names the convolution 'fft', expected one of direct, winograd"),
+        (
+            {"convolution": "winograd", "precision": "fp16"},
+            "contradicts itself: Winograd's convolution in fp16",
+        ),
+    ],
+)
+def test_metadata_of_an_impossible_convolution_is_refused(tmp_path, changes, match):
+    document = {**metadata_of(onnx_bytes()), **changes}
+    refuse(write(tmp_path, with_metadata(onnx_bytes(), document)), match)
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "checkpoint_sha256",
@@ -475,7 +490,7 @@ def test_tf32_is_off_unless_it_is_asked_for(artifact, monkeypatch, cuda_that_is_
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", keep)
     open_session(artifact, "auto", **({"tf32": True} if tf32 else {}))
-    assert options[0] == (CUDA, {"use_tf32": "1" if tf32 else "0"})
+    assert options[0] == (CUDA, {"use_tf32": "1" if tf32 else "0", "enable_cuda_graph": "0"})
 
 
 def test_auto_takes_the_cpu_where_cuda_cannot_create_a_session(artifact, monkeypatch):

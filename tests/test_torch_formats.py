@@ -24,7 +24,8 @@ NAMES = ("lengths", "capsules", "reconstruction")
 
 
 def export(kind, path, config=SMALL, **options):
-    EXPORTERS[kind](lower(lively_model(config), reconstruction=True), path, **options)
+    lowered = lower(lively_model(config), reconstruction=True, convolution="winograd")
+    EXPORTERS[kind](lowered, path, **options)
     return path
 
 

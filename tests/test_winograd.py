@@ -25,7 +25,7 @@ from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError
 from capsnet.export.lower import lower
 from capsnet.export.onnx import to_onnx
-from capsnet.export.winograd import WinogradConv2d, tile_rows, toom_cook
+from capsnet.export.winograd import WinogradConv2d, arithmetic_left, tile_rows, toom_cook
 from capsnet.model import CapsNet
 from capsnet.runtime.eager import EagerModel
 from capsnet.runtime.locate import locate, onnx_stages
@@ -70,6 +70,12 @@ def test_tiles(rows, kernel, stride, expected):
     assert tile_rows(rows, kernel, stride) == expected
 
 
+def test_arithmetic_that_is_left():
+    assert arithmetic_left(3, 9, 2) == (7 + 6) / 27  # for each row of weights, of 9 products
+    assert arithmetic_left(2, 3, 1) == 4 / 6
+    assert arithmetic_left(4, 3, 2) == (5 + 4) / 12
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "height"),
     [
@@ -109,6 +115,17 @@ def test_artifact_says_how_it_computes(content, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     assert open_session(path, "cpu").metadata.convolution == "winograd"
+
+
+@pytest.mark.parametrize(("batch", "opset"), [(2, 18), (None, 23), (5, 20)])
+def test_artifact_is_right_in_every_operator_set_and_batch_size(batch, opset, tmp_path):
+    path = tmp_path / "model.onnx"
+    to_onnx(lower(lively_model(SMALL), convolution="winograd"), path, batch=batch, opset=opset)
+    images = random_images(SMALL, 7)
+    expected = golden_outputs(SMALL, images, ("lengths",))["lengths"]
+    np.testing.assert_allclose(
+        open_session(path, "cpu").run(images)["lengths"], expected, atol=1e-5
+    )
 
 
 def judged(content, folder):
@@ -181,12 +198,22 @@ def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
         (CapsNetConfig(stem_channels=64, primary_groups=16), "fp32", "direct"),
         (CapsNetConfig(stem_channels=128, primary_groups=8), "fp32", "direct"),
         (CapsNetConfig((1, 30, 28), 128, primary_groups=16), "fp32", "direct"),  # 7 rows
+        (CapsNetConfig((1, 36, 28), 128, primary_groups=16), "fp32", "winograd"),  # 10 rows
+        (CapsNetConfig((1, 33, 28), 128, 9, 16, 8, 3), "fp32", "direct"),  # too little is saved
         (CapsNetConfig(stem_channels=128, primary_groups=16), "fp16", "direct"),
         (CapsNetConfig(stem_channels=128, primary_groups=16), "int8", "direct"),
     ],
 )
 def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected):
     assert lower(CapsNet(config), precision=precision).convolution == expected
+
+
+@pytest.mark.parametrize(
+    "choice", [{"convolution": "Winograd"}, {"precision": "bf16"}], ids=["convolution", "precision"]
+)
+def test_unknown_choice_is_refused(choice):
+    with pytest.raises(ConfigError, match=r"must be one of .*, got '(Winograd|bf16)'"):
+        lower(CapsNet(SMALL), **choice)
 
 
 def test_winograd_is_refused_where_it_does_not_fit():
@@ -225,6 +252,15 @@ def test_command_takes_the_convolution_that_is_asked_for(folder, convolution, ki
     certificate = json.loads((folder / "out.parity.json").read_text())
     assert certificate["artifact"]["metadata"]["convolution"] == convolution
     assert certificate["verdict"] == "pass"
+
+
+def test_command_refuses_winograd_for_a_network_without_tiles(folder, capsys):
+    rows = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)  # 5 of them
+    save_checkpoint(CapsNet(rows), folder / "model.safetensors")
+    np.save(folder / "images.npy", random_images(rows, 8))
+    assert export(folder, "--convolution", "winograd") == 3
+    assert "has 5 rows, a kernel of 3 and stride 2" in capsys.readouterr().err
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -73,7 +73,7 @@ _DEFAULT_FILES = {
     type=click.Choice(["auto", "direct", "winograd"]),
     default="auto",
     show_default=True,
-    help="Form of the primary convolution; both are exact. winograd: in fp32 only.",
+    help="Form of the primary convolution; both are exact. winograd: fp32 only, faster, larger.",
 )
 @click.option(
     "--precision",
