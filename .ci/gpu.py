@@ -23,16 +23,16 @@ import torch
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint
 from capsnet.config import PRESETS
-from capsnet.data import mnist_test_set
+from capsnet.data.idx import mnist_test_set
+from capsnet.export.formats.onnx import to_onnx
+from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
-from capsnet.export.onnx import to_onnx
-from capsnet.export.torchscript import to_torchscript
-from capsnet.loss import margin_loss, reconstruction_loss
 from capsnet.model import CapsNet
-from capsnet.runtime.bound import BoundBatch
 from capsnet.runtime.certificate import environment
-from capsnet.runtime.cuda import CUDA
-from capsnet.training_step import encode
+from capsnet.runtime.sessions.bound import BoundBatch
+from capsnet.runtime.sessions.cuda import CUDA
+from capsnet.training.loss import margin_loss, reconstruction_loss
+from capsnet.training.step import encode
 
 BATCHES = (1, 32, 256, 1024)
 ROUNDS, CALLS = 7, 20

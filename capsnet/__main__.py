@@ -1,5 +1,5 @@
 """``python -m capsnet`` is ``capsnet``."""
 
-from capsnet.cli import main
+from capsnet.cli.main import main
 
 main()

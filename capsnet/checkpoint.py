@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from capsnet.config import CapsNetConfig, CapsuleLayerConfig
-from capsnet.data import ASSETS
+from capsnet.data.idx import ASSETS
 from capsnet.errors import CheckpointError, ConfigError
 from capsnet.files import atomic_path
 from capsnet.model import CapsNet

@@ -10,7 +10,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from capsnet.config import CapsNetConfig, CapsuleLayerConfig
-from capsnet.routing import dynamic_routing, squash
+from capsnet.layers.routing import dynamic_routing, squash
 
 __all__ = ["PRIMARY_SCALE", "CapsNet", "CapsuleLayer"]
 

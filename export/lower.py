@@ -2,7 +2,7 @@
 
 The lowered module computes the same function as the readable model, exactly: constants are folded
 into weights, channels are laid out so that no transpose is left between the convolution and the
-routing, and the routing is unrolled in one of the forms of ``capsnet.dense``.
+routing, and the routing is unrolled in one of the forms of ``capsnet.layers.dense``.
 """
 
 import copy
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from capsnet.artifact import OUTPUT_NAMES, Convolution, Precision
 from capsnet.config import CapsNetConfig
-from capsnet.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.errors import ConfigError
-from capsnet.export.winograd import WinogradConv2d, arithmetic_left, tile_rows
+from capsnet.export.lowering.winograd import WinogradConv2d, arithmetic_left, tile_rows
+from capsnet.layers.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 
 __all__ = ["DEFAULT_ROUTING", "LoweredCapsNet", "lower"]
@@ -35,7 +35,7 @@ class LoweredCapsNet(nn.Module):
     Args:
         model: the network to lower; its weights are copied.
         reconstruction: whether to decode the longest capsule as well.
-        routing: form of the routing, one of ``capsnet.dense.ROUTINGS``.
+        routing: form of the routing, one of ``capsnet.layers.dense.ROUTINGS``.
         convolution: form of the primary convolution.
         precision: ``"fp16"`` for weights, convolutions and decoder in float16. The routing is
             computed in float32 all the same: a sum of votes can leave float16's range, and the
@@ -137,11 +137,11 @@ def lower(
     Args:
         model: the network; it is left as it is.
         reconstruction: add the image decoded from the longest capsule to the outputs.
-        routing: form of the routing, one of ``capsnet.dense.ROUTINGS``, all of them exact, or
-            ``"auto"`` for the one that measurements favour.
+        routing: form of the routing, one of ``capsnet.layers.dense.ROUTINGS``, all of them exact,
+            or ``"auto"`` for the one that measurements favour.
         convolution: form of the primary convolution, ``"direct"`` or, in float32 and exact as well,
             ``"winograd"``, faster in a file that is a third larger (see
-            ``capsnet.export.winograd``), or ``"auto"``.
+            ``capsnet.export.lowering.winograd``), or ``"auto"``.
         precision: of weights and convolutions; see :class:`LoweredCapsNet`.
 
     Returns:
@@ -156,25 +156,26 @@ def lower(
             "this network has no decoder, so it cannot reconstruct images: "
             "export without --reconstruction, or train with decoder sizes"
         )
-    if routing == "auto":
-        routing = DEFAULT_ROUTING
     for name, value, known in (
+        ("routing", routing, ("auto", *ROUTINGS)),
         ("precision", precision, get_args(Precision)),
         ("convolution", convolution, ("auto", *get_args(Convolution))),
     ):
         if value not in known:
             raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if routing == "auto":
+        routing = DEFAULT_ROUTING
     config = model.config
     rows, kernel, stride = config.primary_grid[0], config.primary_kernel, config.primary_stride
-    fits = precision == "fp32" and tile_rows(rows, kernel, stride) is not None
-    if convolution == "winograd" and not fits:
+    tile = tile_rows(rows, kernel, stride) if precision == "fp32" else None
+    if convolution == "winograd" and tile is None:
         raise ConfigError(
             f"Winograd's convolution is for fp32 and for rows that come in tiles; this network is "
             f"lowered to {precision}, and its primary convolution has {rows} rows, a kernel of "
             f"{kernel} and stride {stride}: use the direct convolution"
         )
     if convolution == "auto":
-        convolution = "winograd" if fits and _winograd_pays(config) else "direct"
+        convolution = "winograd" if tile and _winograd_pays(config, tile) else "direct"
     lowered = LoweredCapsNet(
         model,
         reconstruction=reconstruction,
@@ -185,7 +186,7 @@ def lower(
     return lowered.requires_grad_(False).eval()
 
 
-def _winograd_pays(config: CapsNetConfig) -> bool:
+def _winograd_pays(config: CapsNetConfig, tile: int) -> bool:
     """Whether Winograd's convolution saves more than its transforms cost.
 
     Two cores with AVX-512, onnxruntime 1.31.1, torch 2.13.0: of the bundled network in onnxruntime,
@@ -194,8 +195,6 @@ def _winograd_pays(config: CapsNetConfig) -> bool:
     279 (``capsnet bench FILE``, of ``--convolution direct``). With 128 channels onnxruntime is
     still 1.1 to 1.4 times as fast, with fewer it is slower on a single image.
     """
-    tile = tile_rows(config.primary_grid[0], config.primary_kernel, config.primary_stride)
-    assert tile is not None
     left = arithmetic_left(tile, config.primary_kernel, config.primary_stride)
     channels = min(config.stem_channels, config.primary_groups * config.primary_dim)
     return channels >= _WIDE and left <= _MOST_ARITHMETIC_LEFT

@@ -12,8 +12,14 @@ import onnx
 import onnxruntime
 
 from capsnet.errors import first_line
-from capsnet.runtime.cuda import CUDA, find_gpu, find_libraries, installed_runtimes, why_no_cuda
-from capsnet.runtime.threads import usable_cpus
+from capsnet.runtime.sessions.cuda import (
+    CUDA,
+    find_gpu,
+    find_libraries,
+    installed_runtimes,
+    why_no_cuda,
+)
+from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["Finding", "examine"]
 

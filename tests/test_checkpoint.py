@@ -12,10 +12,10 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 import safetensors.torch
 import torch
+from support import oracle
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
 from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig

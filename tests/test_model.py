@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-import oracle
 import pytest
 import torch
+from support import oracle
 
 from capsnet.config import PRESETS, CapsuleLayerConfig
 from capsnet.model import CapsNet, CapsuleLayer

@@ -1,0 +1,43 @@
+"""``capsnet inspect``: what an artifact says about itself."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capsnet.cli.options import FILE, Report, device_option, reporting
+
+if TYPE_CHECKING:
+    from capsnet.runtime.sessions.base import Device
+
+__all__ = ["inspect_command"]
+
+
+@click.command("inspect")
+@click.argument("artifact", type=FILE)
+@device_option
+@reporting
+def inspect_command(report: Report, artifact: Path, device: "Device") -> None:
+    """Show what an artifact says about itself, and where its nodes run."""
+    from rich.markup import escape
+
+    from capsnet.files import file_sha256
+    from capsnet.runtime.sessions.opening import open_session
+
+    session = open_session(artifact, device)
+    document: dict[str, Any] = {
+        "file": artifact.name,
+        "format": session.format,
+        "bytes": artifact.stat().st_size,
+        "sha256": file_sha256(artifact),
+        "device": session.device,
+        "device_reason": session.device_reason,
+        "providers": session.providers(),
+        "metadata": session.metadata.to_dict(),
+    }
+    report.write_json(document)
+    metadata = document.pop("metadata")
+    for key, value in (document | metadata).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        report.console.print(f"[bold]{key:20}[/] {escape(text)}")

@@ -1,0 +1,206 @@
+"""What commands share: their options, and where their words go."""
+
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from rich.console import Console
+
+    from capsnet.config import CapsNetConfig
+
+__all__ = [
+    "FILE",
+    "STARTED",
+    "CountOr",
+    "Counts",
+    "Report",
+    "calibrate_option",
+    "calibration_images",
+    "checkpoint_option",
+    "checkpoint_or_default",
+    "device_option",
+    "judging",
+    "reporting",
+]
+
+STARTED = time.monotonic()  # before anything slow is imported
+FILE = click.Path(path_type=Path)
+
+_FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
+_CALIBRATION_IMAGES = 1024  # ranges hardly move beyond
+
+
+class CountOr(click.ParamType[int | None]):
+    """A positive number, or a word that stands for no number."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.name = f"{word}|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        if value is None or value == self.word:
+            return None
+        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a positive number nor {self.word!r}.", param, ctx)
+        return int(value)
+
+
+class Counts(click.ParamType[tuple[int, ...]]):
+    """Positive numbers, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+            self.fail(f"{value!r} is not a list of positive numbers, such as 1,8,32.", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class Report:
+    """Where a command's words go: a person reads the console, a program reads ``--json``."""
+
+    def __init__(self, json_target: str | None) -> None:
+        self._target = json_target
+
+    @property
+    def to_standard_output(self) -> bool:
+        """Whether standard output carries the JSON."""
+        return self._target == "-"
+
+    @functools.cached_property
+    def console(self) -> "Console":
+        """Standard output, unless that carries the JSON."""
+        from rich.console import Console
+
+        console = Console(stderr=self.to_standard_output, highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
+        return console
+
+    def write_json(self, document: Any) -> None:
+        """Everything that the command found, where JSON was asked for."""
+        if self._target is None:
+            return
+        text = json.dumps(document, indent=2) + "\n"
+        if self.to_standard_output:
+            click.echo(text, nl=False)
+            return
+        from capsnet.files import atomic_path
+
+        with atomic_path(Path(self._target)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def reporting(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what every command has: ``--json`` and ``--debug``."""
+
+    @click.option(
+        "--json", "json_target", metavar="FILE", help="Write all of it as JSON (-: stdout)."
+    )
+    @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+    @functools.wraps(function)
+    def command(json_target: str | None, **options: Any) -> None:
+        function(report=Report(json_target), **options)
+
+    return command
+
+
+checkpoint_option = click.option(
+    "--checkpoint", type=FILE, help="Trained weights.  [default: the bundled MNIST model]"
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto takes CUDA where it works.",
+)
+calibrate_option = click.option(
+    "--calibrate",
+    type=FILE,
+    help="Training images for int8, a file or a folder.  [default: 256 of MNIST]",
+)
+_images = click.option(
+    "--images",
+    type=FILE,
+    help="Images to verify on: a file, a folder, or labelled IDX files.  [default: MNIST test set]",
+)
+_samples = click.option(
+    "--samples",
+    type=CountOr("all"),
+    default="64",
+    show_default=True,
+    help="How many of the images to verify on, spread evenly.",
+)
+
+
+def judging(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what verification needs to know."""
+
+    @_images
+    @_samples
+    @click.option("--atol", type=click.FloatRange(min=0), help="Own limit on the errors: absolute.")
+    @click.option("--rtol", type=click.FloatRange(min=0), help="And relative to the largest value.")
+    @click.option(
+        "--report", "page", type=FILE, metavar="FILE.html", help="Write a page for a person."
+    )
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        from capsnet.runtime.proof.parity import Tolerance
+        from capsnet.runtime.proof.verification import Request
+
+        atol, rtol = options.pop("atol"), options.pop("rtol")
+        tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+        request = Request(
+            checkpoint=checkpoint_or_default(options.pop("checkpoint")),
+            images=options.pop("images"),
+            samples=options.pop("samples"),
+            device=options.pop("device"),
+            tolerance=tolerance,
+            details=options["page"] is not None,
+        )
+        function(request=request, **options)
+
+    return command
+
+
+def checkpoint_or_default(checkpoint: Path | None) -> Path:
+    from capsnet.data.idx import ASSETS
+
+    return checkpoint or ASSETS / "mnist.safetensors"
+
+
+def calibration_images(source: Path | None, config: "CapsNetConfig") -> "npt.NDArray[np.float32]":
+    """The images that int8 is calibrated with."""
+    import numpy as np
+
+    from capsnet.data.idx import mnist_calibration_images
+    from capsnet.data.stream import stream_images
+    from capsnet.errors import DataError
+
+    if source is not None:
+        stream = stream_images([source], config.image_shape)
+        chosen = [image for _, image in itertools.islice(stream, _CALIBRATION_IMAGES)]
+        return np.stack(chosen) if chosen else np.empty((0, *config.image_shape), np.float32)
+    if config.image_shape != (1, 28, 28):
+        raise DataError(
+            f"the network takes {list(config.image_shape)} images, so the bundled MNIST images "
+            "cannot calibrate it: give training images with --calibrate"
+        )
+    return mnist_calibration_images()

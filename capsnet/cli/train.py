@@ -1,0 +1,132 @@
+"""``capsnet train``: train a network, resumably."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capsnet.cli.options import FILE, Report, device_option, reporting
+
+if TYPE_CHECKING:
+    from capsnet.training.trainer import Progress as TrainingProgress
+
+__all__ = ["train_command"]
+
+_PRESETS = ("mnist", "cifar10", "tiny")
+
+
+@click.command("train")
+@click.option("--data", type=FILE, required=True, help="Folder with the IDX files of both splits.")
+@click.option("--output", type=FILE, required=True, help="Checkpoint to write (.safetensors).")
+@click.option("--preset", type=click.Choice(_PRESETS), default="mnist", show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Peak rate of Adam.",
+)
+@click.option(
+    "--shift",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Largest random translation, in pixels.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--init", type=FILE, help="Start from the weights of this checkpoint.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run of this output.")
+@device_option
+@reporting
+def train_command(
+    report: Report,
+    data: Path,
+    output: Path,
+    preset: str,
+    init: Path | None,
+    resume: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Train a capsule network; the best epoch is kept, and an interrupted run can be resumed."""
+    import torch
+
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.config import PRESETS
+    from capsnet.data.idx import load_split
+    from capsnet.errors import DeviceError
+    from capsnet.training.trainer import TrainingConfig, state_path, train
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("torch finds no CUDA device here; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = TrainingConfig(**options)
+    splits = load_split(data, "train"), load_split(data, "t10k")
+    with _training_display(report, config.epochs) as on_progress:
+        try:
+            history = train(
+                PRESETS[preset],
+                config,
+                *splits,
+                output,
+                device=torch.device(device),
+                initial=None if init is None else load_checkpoint(init),
+                resume=resume,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            report.console.print(
+                f"interrupted; the run is saved in {state_path(output)}. "
+                "Give the same command with --resume to continue.",
+                markup=False,
+            )
+            raise
+    best = f"best test accuracy {max(history):.2%}, written to {output}"
+    report.console.print(best, markup=False)
+    report.write_json({"output": str(output), "device": device, "test_accuracy": history})
+
+
+@contextlib.contextmanager
+def _training_display(
+    report: Report, epochs: int
+) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A progress bar over all steps, and a line after each epoch."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=report.console) as bar:
+        task = bar.add_task("", total=None, epoch=1, epochs=epochs, loss=0.0, accuracy=0.0)
+
+        def show(now: "TrainingProgress") -> None:
+            bar.update(
+                task,
+                completed=(now.epoch - 1) * now.steps_per_epoch + now.step,
+                total=epochs * now.steps_per_epoch,
+                epoch=now.epoch,
+                loss=now.loss,
+                accuracy=now.accuracy,
+            )
+            if now.test_accuracy is not None:
+                bar.console.print(
+                    f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
+                    f"test accuracy {now.test_accuracy:.2%}"
+                )
+
+        yield show

@@ -1,0 +1,330 @@
+"""Training: margin loss plus reconstruction, resumable at any step, reproducible from a seed.
+
+Everything random (order, shifts) is a function of the seed and the epoch, and every save holds the
+optimizer, so a run that was killed continues as if it had not been.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from capsnet.checkpoint import save_checkpoint
+from capsnet.config import CapsNetConfig
+from capsnet.data.idx import LabelledImages
+from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
+from capsnet.files import atomic_path
+from capsnet.model import CapsNet
+from capsnet.training.step import encode, reuse_freed_memory, training_step
+
+__all__ = ["Progress", "TrainingConfig", "state_path", "train"]
+
+_SAVE_EVERY_SECONDS = 60.0
+_WARM_UP = 0.05  # share of the steps in which the learning rate rises
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        learning_rate: peak rate of Adam; it rises over the first steps, then falls to zero along a
+            cosine.
+        shift: largest random translation of a training image, in pixels, along each axis.
+        seed: of the weights, the order and the shifts.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    shift: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands after a step, or after an epoch.
+
+    Attributes:
+        epoch: the current epoch, from 1.
+        step: steps done in this epoch.
+        steps_per_epoch: steps of an epoch.
+        loss: mean loss of this epoch's steps since the start or the resumption.
+        accuracy: the same for the share of training images classified correctly.
+        test_accuracy: on the test images, after an epoch; None after a step.
+    """
+
+    epoch: int
+    step: int
+    steps_per_epoch: int
+    loss: float
+    accuracy: float
+    test_accuracy: float | None = None
+
+
+@dataclass
+class _State:
+    """What a resumed run needs besides the tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    test_accuracy: list[float] = dataclasses.field(default_factory=list)
+
+
+def state_path(output: Path) -> Path:
+    """The file that holds an unfinished run whose result will be ``output``."""
+    return output.with_name(output.name + ".state")
+
+
+def train(
+    config: CapsNetConfig,
+    options: TrainingConfig,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
+    output: Path,
+    *,
+    device: torch.device,
+    initial: CapsNet | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> list[float]:
+    """Train a CapsNet; ``output`` always holds the epoch with the best test accuracy so far.
+
+    The run's state is saved every minute, after every epoch, and on Ctrl-C, to
+    :func:`state_path`; the file is removed when the run ends. On CUDA the step runs under bfloat16
+    autocast.
+
+    Args:
+        config: the network.
+        options: how to train it.
+        train_set: images to learn from.
+        test_set: images to measure accuracy on, after every epoch.
+        output: the checkpoint to write.
+        device: where to train.
+        initial: a network of this configuration whose weights to start from, for fine-tuning; None
+            starts from random weights.
+        resume: continue the run whose state is beside ``output``.
+        on_progress: called after every step and every epoch.
+
+    Returns:
+        Test accuracy (0..1) after each epoch.
+
+    Raises:
+        DataError: if the images do not fit the network.
+        CheckpointError: if there is no state to resume, or it belongs to another run, or the
+            initial weights are of another configuration.
+        OutputError: if a file cannot be written, or an interrupted run would be overwritten.
+        ResultError: if the loss becomes NaN or infinite.
+    """
+    for split in (train_set, test_set):
+        _check_fits(config, split)
+    if device.type == "cpu":
+        reuse_freed_memory()
+    torch.manual_seed(options.seed)
+    model = CapsNet(config).to(device)
+    if initial is not None:
+        if initial.config != config:
+            raise CheckpointError(
+                f"the initial weights are of another network: {initial.config}, expected {config}"
+            )
+        model.load_state_dict(initial.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
+    run = {"config": json.loads(config.to_json()), "training": dataclasses.asdict(options)}
+    state_file = state_path(output)
+    if state_file.exists() and not resume:
+        raise OutputError(
+            f"{state_file} holds an interrupted run: continue it with --resume, or remove the file "
+            "to start anew"
+        )
+    state = _load_state(state_file, run, model, optimizer) if resume else _State()
+    images, labels = (torch.from_numpy(array).to(device) for array in train_set)
+    steps_per_epoch = -(-len(images) // options.batch_size)
+
+    try:
+        while state.epoch < options.epochs:
+            order, shifts = _epoch_plan(options, state.epoch, len(images), device)
+            losses, correct, seen = torch.zeros((), device=device), torch.zeros_like(labels[0]), 0
+            first_step, saved_at = state.step, time.monotonic()
+            while state.step < steps_per_epoch:
+                position = slice(
+                    state.step * options.batch_size, (state.step + 1) * options.batch_size
+                )
+                chosen = order[position]
+                batch = _shift(images[chosen].float() / 255, shifts[position], options.shift)
+                _set_learning_rate(optimizer, options, state, steps_per_epoch)
+                with _interrupts_held_back():
+                    loss, hits = training_step(model, optimizer, batch, labels[chosen])
+                    state.step += 1
+                losses, correct, seen = losses + loss, correct + hits, seen + len(chosen)
+                if not math.isfinite(losses.item()):
+                    raise ResultError(
+                        f"training diverged in epoch {state.epoch + 1}, step {state.step}: the "
+                        "loss is not finite; use a smaller --learning-rate"
+                    )
+                running = (losses.item() / (state.step - first_step), correct.item() / seen)
+                on_progress(Progress(state.epoch + 1, state.step, steps_per_epoch, *running))
+                if time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
+                    _save_state(state_file, run, state, model, optimizer)
+                    saved_at = time.monotonic()
+            accuracy = evaluate(model, test_set)
+            if accuracy > max(state.test_accuracy, default=-1.0):
+                history = [*state.test_accuracy, accuracy]
+                notes = {**run["training"], "epoch": state.epoch + 1, "test_accuracy": history}
+                save_checkpoint(model, output, training=notes)
+            state = _State(state.epoch + 1, 0, [*state.test_accuracy, accuracy])
+            _save_state(state_file, run, state, model, optimizer)
+            if seen:
+                step = Progress(state.epoch, steps_per_epoch, steps_per_epoch, *running, accuracy)
+                on_progress(step)
+    except KeyboardInterrupt:
+        _save_state(state_file, run, state, model, optimizer)
+        raise
+    state_file.unlink(missing_ok=True)
+    return state.test_accuracy
+
+
+def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
+    """Share of the images that the model classifies correctly."""
+    device = model.stem.weight.device
+    correct = 0
+    with torch.no_grad():
+        for start in range(0, len(test_set.images), _EVALUATION_BATCH):
+            images, labels = (a[start : start + _EVALUATION_BATCH] for a in test_set)
+            capsules = encode(model, torch.from_numpy(images).to(device).float() / 255)
+            predicted = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
+            correct += int((predicted.cpu() == torch.from_numpy(labels)).sum())
+    return correct / len(test_set.images)
+
+
+def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
+    images, labels = split
+    if images.shape[1:] != config.image_shape:
+        raise DataError(
+            f"the images are {list(images.shape[1:])} (channels, height, width), "
+            f"the network takes {list(config.image_shape)}; choose another --preset"
+        )
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(
+            f"there are {len(images)} images and {len(labels)} labels; "
+            "give at least one image, and one label for each"
+        )
+    if labels.min() < 0 or labels.max() >= config.classes:
+        raise DataError(
+            f"the labels run from {labels.min()} to {labels.max()}, "
+            f"the network has {config.classes} classes"
+        )
+
+
+def _epoch_plan(
+    options: TrainingConfig, epoch: int, images: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Order of the images, and one shift (rows, columns) for each position of that order."""
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + epoch)
+    order = torch.randperm(images, generator=generator)
+    shifts = torch.randint(-options.shift, options.shift + 1, (images, 2), generator=generator)
+    return order.to(device), shifts.to(device)
+
+
+def _shift(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
+    """Move each image ``[batch, c, h, w]`` up and left by its (rows, columns); zeros move in."""
+    height, width = images.shape[-2:]
+    padded = torch.nn.functional.pad(images, [largest] * 4)
+    offsets = (shifts + largest).unsqueeze(-1)
+    rows = offsets[:, 0] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1] + torch.arange(width, device=images.device)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
+
+
+def _set_learning_rate(
+    optimizer: torch.optim.Optimizer, options: TrainingConfig, state: _State, steps_per_epoch: int
+) -> None:
+    done = (state.epoch * steps_per_epoch + state.step) / (options.epochs * steps_per_epoch)
+    if done < _WARM_UP:
+        factor = (done + 1 / (options.epochs * steps_per_epoch)) / _WARM_UP
+    else:
+        factor = (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = options.learning_rate * min(factor, 1.0)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended: half an optimizer step cannot be resumed."""
+    if threading.current_thread() is not threading.main_thread():  # signals arrive in the main one
+        yield
+        return
+    waiting: list[int] = []
+    earlier = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier or signal.SIG_DFL)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _save_state(
+    path: Path,
+    run: dict[str, Any],
+    state: _State,
+    model: CapsNet,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    document = {**run, "state": dataclasses.asdict(state)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, {"run": json.dumps(document)}))
+
+
+def _load_state(
+    path: Path, run: dict[str, Any], model: CapsNet, optimizer: torch.optim.Optimizer
+) -> _State:
+    if not path.is_file():
+        raise CheckpointError(
+            f"nothing to resume: there is no {path}; start without --resume, or name the --output "
+            "of the run that was interrupted"
+        )
+    device = model.stem.weight.device
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            document = dict(json.loads(file.metadata()["run"]))
+            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
+    for part, values in run.items():
+        saved = document.get(part)
+        if saved != values:
+            raise CheckpointError(
+                f"cannot resume from {path}: it belongs to another run. Its {part} options were "
+                f"{saved}, now {values}; give the same options, or start without --resume"
+            )
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+        if len(tensors) > len(weights):  # saved after a step of the optimizer
+            for name, parameter in model.named_parameters():
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                optimizer.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
+        return _State(**document["state"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error

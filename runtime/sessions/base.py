@@ -1,0 +1,141 @@
+"""One way to run every artifact: images in, named arrays out, on the device that was asked for."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.artifact import ArtifactMetadata
+from capsnet.errors import ArtifactError, DataError
+
+__all__ = ["Arrays", "Device", "Images", "Session"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Images = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+# Every lowered iteration but the first takes one of these, for its coupling.
+_COUPLINGS = {
+    *("Exp", "Softmax"),
+    *("aten::exp", "aten::softmax"),
+    *("aten.exp.default", "aten.softmax.int", "aten._softmax.default"),
+}
+
+_QUANTISERS = {"QuantizeLinear", "QLinearConv"}
+_CASTS = {"Cast", "aten::to", "aten.to.dtype", "aten._to_copy.default"}
+
+
+class Session(ABC):
+    """An opened artifact.
+
+    Attributes:
+        format: ``"onnx"``, ``"torchscript"`` or ``"pt2"``.
+        device: where it really runs, ``"cpu"`` or ``"cuda"``.
+        device_reason: why there.
+        metadata: what the artifact says about itself.
+        largest_batch: images that are computed at once; more run in parts. None for no limit.
+        notes: where this environment differs from that of the certificate that was required.
+    """
+
+    format: str
+    device: str
+    device_reason: str
+    metadata: ArtifactMetadata
+    largest_batch: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def placement(self) -> Mapping[str, str]:
+        """The provider (or device) that each node of the graph runs on."""
+
+    @property
+    @abstractmethod
+    def operators(self) -> Mapping[str, int]:
+        """How often each operator occurs in the graph."""
+
+    @abstractmethod
+    def _compute(self, images: Images) -> Arrays:
+        """Run the graph once on a batch that it accepts."""
+
+    def run(self, images: Images) -> Arrays:
+        """Run the network.
+
+        An artifact with a fixed batch size runs as often as the images need; the last batch is
+        filled with zero images, whose results are dropped. On the CPU a large batch runs in parts
+        of 32: what lies between the layers stays in the caches, and memory stays bounded.
+
+        Args:
+            images: float32 ``[batch, channels, height, width]``, values 0..1; ``batch`` may be 0.
+
+        Returns:
+            The artifact's outputs by name, float32 with ``batch`` first, in their order.
+
+        Raises:
+            DataError: if shape or dtype are not those of the artifact's input.
+            ArtifactError: if the backend fails.
+        """
+        fixed, *image_shape = self.metadata.inputs[0].shape
+        if images.dtype != np.float32 or list(images.shape[1:]) != image_shape:
+            raise DataError(
+                f"the images are {images.dtype} {list(images.shape)}, the artifact takes float32 "
+                f"[batch, {', '.join(map(str, image_shape))}] with values 0..1"
+            )
+        if len(images) == 0:
+            return {
+                spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)
+                for spec in self.metadata.outputs
+            }
+        size, given = len(images), images
+        if isinstance(fixed, int):
+            size, given = fixed, np.pad(images, [(0, -len(images) % fixed), (0, 0), (0, 0), (0, 0)])
+        elif self.largest_batch is not None:
+            size = self.largest_batch
+        parts = [self._compute(given[i : i + size]) for i in range(0, len(given), size)]
+        if len(parts) == 1:
+            return {name: values[: len(images)] for name, values in parts[0].items()}
+        return {
+            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
+        }
+
+    def _take_metadata(self, path: Path, document: str | None) -> None:
+        """Parse the document inside the file; raise ArtifactError where there is none to trust."""
+        if document is None:
+            raise ArtifactError(
+                f"{path} is {self.format} without capsnet metadata: export it with capsnet-export"
+            )
+        try:
+            self.metadata = ArtifactMetadata.from_json(document)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+
+    def _check_iterations(self, path: Path) -> None:
+        """Raise ArtifactError where the graph unrolls other iterations than the metadata says."""
+        found = sum(n for name, n in self.operators.items() if name in _COUPLINGS)
+        expected = sum(iterations - 1 for iterations in self.metadata.routing_iterations)
+        if found != expected:
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph: routing iterations "
+                f"{list(self.metadata.routing_iterations)} need {expected} couplings, the graph "
+                f"has {found}; export it again"
+            )
+
+    def _check_precision(self, path: Path) -> None:
+        """Raise ArtifactError where the graph is not of the precision whose budget it claims."""
+        quantised = bool(_QUANTISERS & self.operators.keys())
+        claimed = self.metadata.precision
+        if quantised != (claimed == "int8") or (
+            claimed == "fp16" and not _CASTS & self.operators.keys()
+        ):
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph, which is not {claimed}; "
+                "export it again"
+            )
+
+    def providers(self) -> dict[str, int]:
+        """How many nodes each provider runs."""
+        return dict(Counter(self.placement.values()))

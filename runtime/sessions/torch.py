@@ -1,0 +1,121 @@
+"""What the sessions on torch share: device, metadata, and running a module."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from capsnet.errors import ArtifactError, DeviceError, first_line
+from capsnet.runtime.sessions.base import Arrays, Device, Images, Session
+from capsnet.runtime.sessions.threads import usable_cpus
+
+__all__ = ["TorchSession"]
+
+
+class TorchSession(Session):
+    """An artifact that torch runs.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        threads: to compute with; None for all CPUs that this process may use.
+        tf32: let CUDA round the inputs of float32 products to 10 bits.
+
+    Raises:
+        ArtifactError: if the file cannot be loaded, is not from this toolkit, or
+            contradicts itself.
+        DeviceError: if CUDA was asked for and is not there.
+    """
+
+    def __init__(
+        self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
+    ) -> None:
+        reason = _why_no_cuda() if device != "cpu" else "as asked"
+        if device == "cuda" and reason:
+            raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
+        self.device = "cpu" if reason else "cuda"
+        self.device_reason = reason or ("as asked" if device == "cuda" else "it works")
+        torch.set_num_threads(threads or usable_cpus())
+        if self.device == "cuda":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        try:
+            document, self._module, self._nodes = self._load(path)
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            raise ArtifactError(
+                f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
+                "or needs another torch: export it again"
+            ) from error
+        self._take_metadata(path, document or None)  # torch gives "" for none
+        self._check_iterations(path)
+        self._check_precision(path)
+        self._check_interface(path)
+
+    @abstractmethod
+    def _load(
+        self, path: Path
+    ) -> tuple[str, Callable[[Tensor], Sequence[Tensor]], Sequence[tuple[str, str]]]:
+        """Metadata text, a callable on ``self.device``, and name and operator of every node."""
+
+    @property
+    def placement(self) -> Mapping[str, str]:
+        """torch runs the whole graph on one device."""
+        return {name: f"torch {self.device}" for name, _ in self._nodes}
+
+    @property
+    def operators(self) -> Mapping[str, int]:
+        """Operators of the graph's nodes."""
+        return Counter(operator for _, operator in self._nodes)
+
+    def _compute(self, images: Images) -> Arrays:
+        try:
+            with torch.inference_mode():
+                values = self._module(torch.from_numpy(images).to(self.device))
+                arrays = [value.cpu().numpy() for value in values]
+        except (RuntimeError, ValueError) as error:
+            raise ArtifactError(
+                f"torch failed on a batch of {len(images)}: {_last_line(error)}"
+            ) from error
+        return dict(zip((spec.name for spec in self.metadata.outputs), arrays, strict=False))
+
+    def _check_interface(self, path: Path) -> None:
+        """Raise ArtifactError where one image gives other outputs than the metadata says.
+
+        torch's graphs do not declare shapes that could be read.
+        """
+        fixed, *image_shape = (n if isinstance(n, int) else 1 for n in self._input_shape())
+        image = torch.zeros(fixed, *image_shape, device=self.device)
+        expected = [(spec.dtype, (fixed, *spec.shape[1:])) for spec in self.metadata.outputs]
+        try:
+            with torch.inference_mode():
+                values = self._module(image)
+            found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
+        except (RuntimeError, ValueError) as error:
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph, which does not take "
+                f"{list(image.shape)} images: {_last_line(error)}; export it again"
+            ) from error
+        if found != expected:
+            raise ArtifactError(
+                f"{path}: the metadata contradicts the graph: its outputs are {found}, the "
+                f"metadata says {expected}; export it again"
+            )
+
+    def _input_shape(self) -> tuple[int | str, ...]:
+        return self.metadata.inputs[0].shape
+
+
+def _why_no_cuda() -> str:
+    """Why torch cannot use CUDA here; empty where it can."""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a CPU build"
+    return f"torch {torch.__version__} was built for CUDA {torch.version.cuda} but finds no device"
+
+
+def _last_line(error: Exception) -> str:
+    """The reason, which torch gives below its own stack trace."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

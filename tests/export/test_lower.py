@@ -1,0 +1,191 @@
+"""The lowered network is the readable one in other words: equal in float64, in every form."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from support.artifacts import SMALL, TINY, lively_model, random_images, with_layers
+
+from capsnet.config import PRESETS, CapsNetConfig
+from capsnet.errors import ConfigError
+from capsnet.export.lower import lower
+from capsnet.layers.dense import ROUTINGS
+
+STACK = with_layers(SMALL, (7, 5, 2), (4, 6, 3))
+
+
+def largest_difference(
+    config: CapsNetConfig, *, batch: int, reconstruction: bool, routing: str = "auto"
+) -> float:
+    """Between the outputs of the readable and the lowered model in float64."""
+    model = lively_model(config).double()
+    images = torch.from_numpy(random_images(config, batch)).double()
+    lowered = lower(model, reconstruction=reconstruction, routing=routing)
+    with torch.no_grad():
+        expected = model(images)
+        if reconstruction:
+            expected = (*expected, model.reconstruct(expected[1], expected[0].argmax(-1)))
+        found = lowered(images)
+    assert len(found) == len(expected)
+    assert all(a.shape == b.shape for a, b in zip(found, expected, strict=True))
+    assert all(tensor.dtype == torch.float64 for tensor in found)
+    assert expected[0].max() > 0.05  # lengths near zero would hide a wrong routing
+    return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("reconstruction", [False, True])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("activation", ["scale", "squash"])
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_lowered_network_equals_the_readable_one(routing, activation, iterations, reconstruction):
+    config = with_layers(TINY, (10, 8, iterations))
+    config = dataclasses.replace(config, primary_activation=activation)
+    error = largest_difference(config, batch=5, reconstruction=reconstruction, routing=routing)
+    assert error < 1e-12
+
+
+@pytest.mark.parametrize("reconstruction", [False, True])
+@pytest.mark.parametrize("activation", ["scale", "squash"])
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_lowered_stack_of_layers_equals_the_readable_one(routing, activation, reconstruction):
+    config = dataclasses.replace(STACK, primary_activation=activation)
+    error = largest_difference(config, batch=5, reconstruction=reconstruction, routing=routing)
+    assert error < 1e-12
+
+
+@pytest.mark.parametrize(("preset", "batch"), [("mnist", 2), ("cifar10", 1)])
+def test_lowered_preset_equals_the_readable_one(preset, batch):
+    assert largest_difference(PRESETS[preset], batch=batch, reconstruction=True) < 1e-12
+
+
+def test_network_on_oblong_images_of_three_channels_is_lowered_exactly():
+    config = dataclasses.replace(SMALL, image_shape=(3, 12, 17), primary_groups=3)
+    assert config.primary_grid[0] != config.primary_grid[1]
+    assert largest_difference(config, batch=3, reconstruction=True) < 1e-12
+
+
+def test_comparison_notices_an_iteration_that_is_missing():
+    model = lively_model(TINY).double()
+    images = torch.from_numpy(random_images(TINY, 3)).double()
+    shorter = lively_model(with_layers(TINY, (10, 8, 2))).double()
+    with torch.no_grad():
+        assert (lower(shorter)(images)[0] - model(images)[0]).abs().max() > 1e-4
+
+
+def test_reconstruction_without_a_decoder_is_refused():
+    model = lively_model(dataclasses.replace(SMALL, decoder_sizes=None))
+    with pytest.raises(ConfigError, match=r"no decoder.*without --reconstruction"):
+        lower(model, reconstruction=True)
+    assert lower(model).outputs == ("lengths", "capsules")
+
+
+@pytest.mark.parametrize("reconstruction", [False, True])
+def test_model_is_left_as_it_was(reconstruction):
+    model = lively_model(SMALL).train()
+    weights = copy.deepcopy(model.state_dict())
+    lower(model, reconstruction=reconstruction)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(weights)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+
+
+def test_lowered_network_does_not_follow_later_changes_of_the_model():
+    model = lively_model(SMALL)
+    lowered = lower(model, reconstruction=True)
+    images = torch.from_numpy(random_images(SMALL, 2))
+    before = lowered(images)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for tensor, earlier in zip(lowered(images), before, strict=True):
+        torch.testing.assert_close(tensor, earlier, rtol=0, atol=0)
+
+
+def test_lowered_network_is_in_evaluation_mode_and_has_no_gradients():
+    lowered = lower(lively_model(SMALL).train(), reconstruction=True)
+    assert not any(module.training for module in lowered.modules())
+    assert not any(parameter.requires_grad for parameter in lowered.parameters())
+    outputs = lowered(torch.from_numpy(random_images(SMALL, 2)))
+    assert not any(tensor.requires_grad for tensor in outputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lowered_network_keeps_the_dtype_of_the_model(dtype):
+    lowered = lower(lively_model(SMALL).to(dtype), reconstruction=True)
+    assert {tensor.dtype for tensor in lowered.state_dict().values()} == {dtype}
+
+
+def test_form_of_the_routing_is_named_and_an_automatic_choice_is_one_of_them():
+    model = lively_model(SMALL)
+    assert [lower(model, routing=name).routing for name in ROUTINGS] == list(ROUTINGS)
+    assert lower(model).routing in ROUTINGS
+    with pytest.raises(
+        ConfigError, match="routing must be one of auto, projected, votes, got 'em'"
+    ):
+        lower(model, routing="em")
+
+
+def test_stages_have_the_documented_names_order_and_shapes():
+    lowered = lower(lively_model(STACK), reconstruction=True)
+    stages = lowered.stages(torch.from_numpy(random_images(STACK, 3)))
+    assert {name: tuple(tensor.shape) for name, tensor in stages.items()} == {
+        "stem": (3, 4, 8, 8),
+        "primary_capsules": (3, 4, 18),
+        "layer0.iteration1.inputs": (7, 3, 5),
+        "layer0.iteration1.capsules": (7, 3, 5),
+        "layer0.iteration2.inputs": (7, 3, 5),
+        "layer0.iteration2.capsules": (7, 3, 5),
+        "layer1.iteration1.inputs": (4, 3, 6),
+        "layer1.iteration1.capsules": (4, 3, 6),
+        "layer1.iteration2.inputs": (4, 3, 6),
+        "layer1.iteration2.capsules": (4, 3, 6),
+        "layer1.iteration3.inputs": (4, 3, 6),
+        "layer1.iteration3.capsules": (4, 3, 6),
+        "lengths": (3, 4),
+        "capsules": (3, 4, 6),
+        "reconstruction": (3, 1, 12, 12),
+    }
+    iterations = [name for name in stages if name.startswith("layer")]
+    assert list(stages) == [
+        "stem",
+        "primary_capsules",
+        *(f"layer0.iteration{n}.{part}" for n in (1, 2) for part in ("inputs", "capsules")),
+        *(f"layer1.iteration{n}.{part}" for n in (1, 2, 3) for part in ("inputs", "capsules")),
+        "lengths",
+        "capsules",
+        "reconstruction",
+    ]
+    assert len(iterations) == 10
+
+
+@pytest.mark.parametrize("reconstruction", [False, True])
+def test_outputs_are_the_last_stages_in_order(reconstruction):
+    lowered = lower(lively_model(SMALL), reconstruction=reconstruction)
+    images = torch.from_numpy(random_images(SMALL, 2))
+    stages = lowered.stages(images)
+    names = ("lengths", "capsules", "reconstruction")[: 3 if reconstruction else 2]
+    assert lowered.outputs == tuple(stages)[-len(names) :] == names
+    for name, tensor in zip(names, lowered(images), strict=True):
+        torch.testing.assert_close(tensor, stages[name], rtol=0, atol=0)
+
+
+def test_last_iteration_is_the_output():
+    lowered = lower(lively_model(SMALL))
+    stages = lowered.stages(torch.from_numpy(random_images(SMALL, 2)))
+    last = stages["layer0.iteration3.capsules"].movedim(0, 1)
+    torch.testing.assert_close(stages["capsules"], last, rtol=0, atol=0)
+    torch.testing.assert_close(stages["lengths"], last.square().sum(-1).sqrt())
+
+
+def test_stages_of_earlier_iterations_are_those_of_a_shorter_routing():
+    images = torch.from_numpy(random_images(TINY, 3)).double()
+    stages = lower(lively_model(TINY).double()).stages(images)
+    for iterations in (1, 2):
+        shorter = lively_model(with_layers(TINY, (10, 8, iterations))).double()
+        with torch.no_grad():
+            _, capsules = shorter(images)
+        found = stages[f"layer0.iteration{iterations}.capsules"].movedim(0, 1)
+        torch.testing.assert_close(found, capsules, rtol=0, atol=1e-12)

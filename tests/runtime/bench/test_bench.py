@@ -1,0 +1,437 @@
+"""The benchmark: nothing is timed that is not proven, and what is reported was measured."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from rich.console import Console
+from support.artifacts import (
+    SMALL,
+    edited,
+    lively_model,
+    onnx_bytes,
+    parsed,
+    random_images,
+    with_weight,
+)
+
+from capsnet.checkpoint import save_checkpoint
+from capsnet.cli.main import main
+from capsnet.errors import ArtifactError, DataError
+from capsnet.export.formats.onnx import to_naive_onnx
+from capsnet.export.formats.torchscript import to_torchscript
+from capsnet.export.lower import lower
+from capsnet.runtime.bench import harness as benchmark_module
+from capsnet.runtime.bench.harness import Candidate, benchmark
+from capsnet.runtime.bench.profile import (
+    floating_point_operations,
+    network_operations,
+    profile_onnx,
+    profile_table,
+)
+from capsnet.runtime.bench.report import bench_table, draw_plot, write_csv
+from capsnet.runtime.bench.routing_part import cut_routing
+from capsnet.runtime.proof.reference import EagerModel
+
+IMAGES = random_images(SMALL, 6)
+
+
+def perturb(weights):
+    weights.reshape(-1)[0] += 0.01
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    model = lively_model(SMALL)
+    save_checkpoint(model, folder / "model.safetensors")
+    np.save(folder / "images.npy", IMAGES)
+    (folder / "model.onnx").write_bytes(onnx_bytes())
+    (folder / "wrong.onnx").write_bytes(edited(onnx_bytes(), with_weight("stem.bias", perturb)))
+    to_naive_onnx(model, folder / "naive.onnx")
+    to_torchscript(lower(model), folder / "model.pt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Bursts of a moment: these tests ask whether there is a speed, not what it is."""
+    monkeypatch.setattr(benchmark_module, "_BURST", 0.005)
+    monkeypatch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+
+
+def run(folder, candidates, **options):
+    model = lively_model(SMALL)
+    references = (EagerModel(model, dtype) for dtype in (torch.float64, torch.float32))
+    options = {"batches": (1, 40), "rounds": 3, "device": "cpu", "threads": 1} | options
+    return benchmark(candidates, *references, SMALL, IMAGES, **options)
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_module, "_BURST", 0.005)
+        patch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+        return run(
+            folder,
+            [
+                Candidate("eager", "eager", folder / "model.safetensors"),
+                Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
+                Candidate("onnx", "artifact", folder / "model.onnx"),
+                Candidate("wrong", "artifact", folder / "wrong.onnx"),
+                Candidate("missing", "artifact", folder / "missing.onnx"),
+            ],
+        )
+
+
+def test_there_is_a_result_for_every_candidate_and_batch_size(results):
+    names = ["eager", "onnx-naive", "onnx", "wrong", "missing"]
+    assert [(r.batch, r.candidate) for r in results] == [(b, n) for b in (1, 40) for n in names]
+
+
+def test_what_is_not_proven_has_a_reason_and_no_speed(results):
+    for result in results:
+        if result.candidate == "wrong":
+            assert result.failure.startswith("parity: batch 1: ")
+            assert "above the budget" in result.failure
+        elif result.candidate == "missing":
+            assert "cannot read" in result.failure
+        else:
+            assert result.failure is None
+            continue
+        assert result.latency is None
+        assert result.images_per_second is None
+        assert result.ratios == {}
+
+
+def test_speeds_belong_together(results):
+    for result in results:
+        if result.failure is None:
+            latency = result.latency
+            assert 0 < latency.p50 <= latency.p90 <= latency.p99
+            assert result.images_per_second == pytest.approx(result.batch / latency.p50)
+            assert result.open_seconds > 0
+            assert 0 < result.idle_bytes <= result.peak_bytes
+            assert result.device == "cpu"
+            assert set(result.ratios) == {"eager", "onnx-naive"} - {result.candidate}
+            for ratio in result.ratios.values():
+                assert ratio.low <= ratio.estimate <= ratio.high
+
+
+def test_ratios_of_a_pair_are_each_other_s_inverse(results):
+    by_name = {(r.candidate, r.batch): r for r in results}
+    for batch in (1, 40):
+        there = by_name["eager", batch].ratios["onnx-naive"].estimate
+        back = by_name["onnx-naive", batch].ratios["eager"].estimate
+        assert there * back == pytest.approx(1)
+
+
+def test_table_shows_speeds_and_reasons(results):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(bench_table(results))
+    text = console.export_text()
+    assert "x eager" in text
+    assert text.count(" cpu ") == sum(result.device == "cpu" for result in results) > 0
+    assert text.count("above the budget") == 2
+    for result in results:
+        if result.latency is not None:
+            assert f"{1e3 * result.latency.p50:.2f}" in text
+
+
+def test_csv_holds_the_measured_numbers(results, tmp_path):
+    write_csv(results, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results)
+    for row, result in zip(rows, results, strict=True):
+        assert (row["candidate"], int(row["batch"])) == (result.candidate, result.batch)
+        if result.latency is None:
+            assert row["failure"] == result.failure
+            assert row["p50_s"] == row["ratio_to_eager"] == ""
+        else:
+            assert float(row["p50_s"]) == result.latency.p50
+            assert int(row["peak_bytes"]) == result.peak_bytes
+
+
+def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(results, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, savefig = [], Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        drawn.append(figure)
+        savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    draw_plot(results, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    throughput, latency = drawn[0].axes
+    names = {line.get_label() for line in throughput.lines}
+    assert names == {"eager", "onnx-naive", "onnx"}
+    for line in latency.lines:
+        timed = [r for r in results if r.candidate == line.get_label()]
+        assert list(line.get_xdata()) == [1, 40]
+        assert list(line.get_ydata()) == [1e3 * r.latency.p50 for r in timed]
+
+
+def test_routing_is_cut_out_and_timed_alone(folder):
+    results = run(
+        folder,
+        [
+            Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+            Candidate("torchscript", "artifact", folder / "model.pt"),
+        ],
+        part="routing",
+        batches=(4,),
+    )
+    assert [result.failure is None for result in results] == [True, True, False]
+    assert "only the routing of ONNX files" in results[2].failure
+    assert set(results[1].ratios) == {"onnx-naive"}
+
+
+@pytest.mark.parametrize("name", ["naive.onnx", "model.onnx"])
+def test_cut_routing_gives_the_outputs_of_the_whole(folder, tmp_path, name):
+    path, capsules = cut_routing(folder / name, IMAGES, tmp_path)
+    model = onnx.load(path)
+    assert "Conv" not in {node.op_type for node in model.graph.node}
+    session = benchmark_module._Worker(Candidate("", "onnxruntime", path), SMALL, "cpu", 1)
+    found = session.run(capsules)
+    session.close()
+    lengths, _ = lively_model(SMALL)(torch.from_numpy(IMAGES))
+    np.testing.assert_allclose(found["lengths"], lengths.detach().numpy(), atol=1e-5)
+
+
+def test_file_without_capsules_has_no_routing(tmp_path):
+    node = onnx.helper.make_node("Identity", ["image"], ["lengths"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
+        for name in ("image", "lengths")
+    ]
+    graph = onnx.helper.make_graph([node], "none", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "none.onnx")
+    with pytest.raises(ArtifactError, match=r"none\.onnx"):
+        cut_routing(tmp_path / "none.onnx", IMAGES, tmp_path)
+
+
+def test_no_images_are_refused(folder):
+    with pytest.raises(DataError, match="needs images"):
+        run(folder, [], batches=(0,))
+
+
+def test_candidate_that_dies_is_a_failure_of_its_own(folder, monkeypatch):
+    real = benchmark_module.ChildProcess
+
+    def dying(module, request):
+        return real(
+            "capsnet.no_such_module" if request["path"].endswith("onnx") else module, request
+        )
+
+    monkeypatch.setattr(benchmark_module, "ChildProcess", dying)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(2,),
+    )
+    assert results[0].failure is None
+    assert "ended with code 1" in results[1].failure
+    assert "no_such_module" in results[1].failure
+
+
+def test_steps_of_training_are_timed_where_their_losses_agree(folder):
+    path = folder / "model.safetensors"
+    candidates = [Candidate("literal", "literal", path), Candidate("trainer", "trainer", path)]
+    results = run(folder, candidates, part="training", batches=(4,))
+    assert [result.failure for result in results] == [None, None]
+    assert set(results[1].ratios) == {"literal"}
+
+
+def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
+    other = lively_model(SMALL)
+    other.stem.bias.data += 0.01
+    save_checkpoint(other, tmp_path / "other.safetensors")
+    candidates = [
+        Candidate("literal", "literal", folder / "model.safetensors"),
+        Candidate("trainer", "trainer", tmp_path / "other.safetensors"),
+    ]
+    results = run(folder, candidates, part="training", batches=(4,))
+    assert results[0].failure is None
+    assert results[1].failure.startswith("losses [")
+    assert results[1].latency is None
+
+
+def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, monkeypatch):
+    """It dies at its first request; every later one finds the same end, and nothing waits."""
+    real = benchmark_module.ChildProcess
+
+    class Dying(real):
+        def send(self, request):
+            if self.doomed:
+                self._process.kill()
+                self._process.wait()
+            super().send(request)
+
+    def start(module, request):
+        process = Dying(module, request)
+        process.doomed = request["path"].endswith("onnx")
+        return process
+
+    monkeypatch.setattr(benchmark_module, "ChildProcess", start)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(1, 2, 3),
+    )
+    assert [result.failure is None for result in results] == [True, False] * 3
+    assert "ended with code -9" in results[1].failure
+
+
+def test_failure_while_timing_is_the_failure_of_one_candidate_at_one_size(folder, monkeypatch):
+    real = benchmark_module._Worker.ask
+
+    def ask(self, **request):
+        lowered = self.metadata.routing == "projected"
+        if request["op"] == "time" and lowered and len(np.load(request["images"])) == 3:
+            raise ArtifactError("out of memory")
+        return real(self, **request)
+
+    monkeypatch.setattr(benchmark_module._Worker, "ask", ask)
+    results = run(
+        folder,
+        [
+            Candidate("eager", "eager", folder / "model.safetensors"),
+            Candidate("onnx", "artifact", folder / "model.onnx"),
+        ],
+        batches=(2, 3),
+    )
+    assert [result.failure for result in results] == [None, None, None, "out of memory"]
+
+
+# Profile
+
+
+def test_operations_are_counted_by_hand():
+    """Convolutions, and the routing's products: one, and two in each further iteration."""
+    batch, config = 3, SMALL
+    stem_side = 12 - 5 + 1
+    primary_side = (stem_side - 3) // 2 + 1
+    capsules = 2 * primary_side**2
+    stem = stem_side**2 * 4 * 25
+    primary = primary_side**2 * 8 * 4 * 9
+    [layer] = config.capsule_layers
+    routing = capsules * 4 * layer.capsules * layer.dim * (1 + 2 * (layer.routing_iterations - 1))
+    found = floating_point_operations(parsed(onnx_bytes()), batch)
+    assert found == 2 * batch * (stem + primary + routing)
+
+
+def test_operations_of_an_einsum_are_counted(folder):
+    # The readable network: votes, then a sum and (but once) an agreement in each iteration.
+    batch = 2
+    capsules = 2 * 3**2
+    votes = capsules * 5 * 6
+    convolutions = 8**2 * 4 * 25 + 3**2 * 8 * 4 * 9
+    expected = 2 * batch * (convolutions + votes * 4 + votes * (3 + 2))
+    assert floating_point_operations(onnx.load(folder / "naive.onnx"), batch) == expected
+    assert batch * network_operations(SMALL, reconstruction=False) == expected
+    decoder = 2 * (5 * 6 * 8 + 8 * 12 * 12)
+    assert batch * network_operations(SMALL, reconstruction=True) == expected + batch * decoder
+
+
+def test_profile_adds_up(folder):
+    profile = profile_onnx("onnx", folder / "model.onnx", IMAGES, 6, threads=1)
+    stages = {row.stage for row in profile.rows}
+    assert {"stem", "primary_capsules"} <= stages
+    assert any(stage.startswith("layer0.iteration3") for stage in stages)
+    assert {"Conv", "MatMul"} <= {row.operator for row in profile.rows}
+    assert all(row.seconds >= 0 for row in profile.rows)
+    assert [row.seconds for row in profile.rows] == sorted(
+        (row.seconds for row in profile.rows), reverse=True
+    )
+    expected = profile.operations / profile.seconds / profile.limit
+    assert profile.share == pytest.approx(expected)
+    assert 0 < profile.share < 2
+    ratio = profile.network_operations / profile.operations
+    assert profile.network_share == pytest.approx(profile.share * ratio)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(profile_table(profile))
+    assert "GFLOP/s" in console.export_text()
+
+
+# Command
+
+
+def bench(folder, *arguments):
+    common = ("--checkpoint", folder / "model.safetensors", "--device", "cpu", "--threads", "1")
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *(str(argument) for argument in (*arguments, *common))])
+    return caught.value.code or 0
+
+
+@pytest.fixture
+def own_images(monkeypatch):
+    """The bundled images do not fit the small network."""
+    from capsnet.runtime.proof import verification
+
+    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, None))
+
+
+def test_command_writes_all_that_it_measured(folder, tmp_path, own_images, capsys):
+    code = bench(
+        folder,
+        *(folder / "model.onnx", "--candidate", "onnx", "--batch", "1,2", "--rounds", "7"),
+        *("--csv", tmp_path / "out.csv", "--plot", tmp_path / "out.png", "--profile"),
+        *("--json", tmp_path / "out.json"),
+    )
+    assert code == 0
+    document = json.loads((tmp_path / "out.json").read_text())
+    names = ["eager", "onnx", str(folder / "model.onnx")]
+    assert [r["candidate"] for r in document["results"]] == names * 2
+    assert [p["batch"] for p in document["profiles"]] == [1, 2, 1, 2]
+    assert document["rounds"] == 7
+    assert {"python", "torch", "numpy"} <= document["environment"].keys()
+    assert (tmp_path / "out.csv").is_file()
+    assert (tmp_path / "out.png").is_file()
+    assert "GFLOP/s" in capsys.readouterr().out
+
+
+def test_command_refuses_what_is_no_artifact_before_it_starts(folder, own_images, capsys):
+    code = bench(folder, folder / "missing.onnx", "--candidate", "eager", "--batch", "1")
+    assert code == 3
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_command_fails_where_a_candidate_is_wrong(folder, own_images, capsys):
+    code = bench(folder, folder / "wrong.onnx", "--candidate", "eager", "--batch", "1")
+    assert code == 1
+    assert "no speed for what is not proven" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--rounds", "6"),
+        ("--batch", "0"),
+        ("--batch", "1,x"),
+        ("--candidate", "tensorrt"),
+        ("--part", "routing", "--candidate", "eager"),
+        ("--part", "training", "model.onnx"),
+    ],
+)
+def test_command_line_that_is_wrong_exits_with_2(folder, arguments):
+    assert bench(folder, *arguments) == 2
+
+
+def test_results_are_json_values(results):
+    text = json.dumps([dataclasses.asdict(result) for result in results], allow_nan=False)
+    assert json.loads(text)[0]["latency"]["p50"] == results[0].latency.p50

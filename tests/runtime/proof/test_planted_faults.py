@@ -1,0 +1,190 @@
+"""Planted faults: each is caught with the words for it; the unbroken file passes the same way."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from support.artifacts import SMALL, lively_model, random_images, with_layers
+
+from capsnet.checkpoint import save_checkpoint
+from capsnet.errors import CapsNetError
+from capsnet.export.formats.pt2 import to_exported_program
+from capsnet.export.formats.torchscript import to_torchscript
+from capsnet.export.lower import LoweredCapsNet, lower
+from capsnet.runtime.proof.verification import Judge, Request
+
+EXPORTERS = {"torchscript": to_torchscript, "pt2": to_exported_program}
+
+
+def scaled(name, factor):
+    def plant(lowered):
+        lowered.get_submodule(name).weight.mul_(factor)
+
+    return plant
+
+
+def one_weight(lowered):
+    lowered.layer0[0, 0, 0] += 0.05
+
+
+def one_bias(lowered):
+    lowered.primary.bias[0] += 0.01
+
+
+def not_a_number(lowered):
+    lowered.stem.weight[0, 0, 0, 0] = float("nan")
+
+
+def infinite(lowered):
+    lowered.layer0[0, 0, 0] = float("inf")
+
+
+def reordered_classes(lowered):
+    lowered.layer0.copy_(lowered.layer0.flip(0))
+
+
+def reordered_capsules(lowered):
+    lowered.layer0.copy_(lowered.layer0.roll(1, dims=1))
+
+
+def mirrored_kernel(lowered):
+    lowered.stem.weight.copy_(lowered.stem.weight.flip(-1))
+
+
+def half_precision_weights(lowered):
+    lowered.primary.weight.copy_(lowered.primary.weight.half().float())
+
+
+def forgotten_decoder_weight(lowered):
+    lowered.decoder[1].weight[0].zero_()
+
+
+class Wrapped(LoweredCapsNet):
+    """A lowered network whose outputs are tampered with."""
+
+    def forward(self, image):
+        return self.tamper(*super().forward(image))
+
+
+def outputs(tamper):
+    def plant(lowered):
+        lowered.__class__ = Wrapped
+        lowered.tamper = tamper
+
+    return plant
+
+
+ABOVE = "is above the budget"
+FAULTS = {
+    "a stem scaled by 0.1 %": (scaled("stem", 1.001), ABOVE),
+    "a primary convolution scaled by 0.1 %": (scaled("primary", 1.001), ABOVE),
+    "one capsule weight": (one_weight, ABOVE),
+    "one bias": (one_bias, ABOVE),
+    "a NaN weight": (not_a_number, "lengths holds NaN or infinity"),
+    "an infinite weight": (infinite, "holds NaN or infinity"),
+    "classes in another order": (reordered_classes, ABOVE),
+    "capsules in another order": (reordered_capsules, ABOVE),
+    "a mirrored kernel": (mirrored_kernel, ABOVE),
+    "weights rounded to float16": (half_precision_weights, ABOVE),
+    "a decoder weight": (forgotten_decoder_weight, "reconstruction: max error"),
+    "lengths that are constant": (
+        outputs(lambda lengths, capsules, image: (lengths * 0 + 0.5, capsules, image)),
+        "lengths: max error",
+    ),
+    "squared lengths": (
+        outputs(lambda lengths, capsules, image: (lengths**2, capsules, image)),
+        "lengths: max error",
+    ),
+    "the results of another image": (
+        outputs(lambda *values: tuple(v.roll(1, 0) for v in values)),
+        ABOVE,
+    ),
+    "swapped outputs": (
+        outputs(lambda lengths, capsules, image: (capsules, lengths, image)),
+        "the metadata contradicts the graph: its outputs",
+    ),
+    "float64 outputs": (
+        outputs(lambda *values: tuple(v.double() for v in values)),
+        "the metadata contradicts the graph: its outputs",
+    ),
+    "a missing output": (
+        outputs(lambda lengths, capsules, _: (lengths, capsules)),
+        "the metadata contradicts the graph: its outputs",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    save_checkpoint(lively_model(SMALL), folder / "model.safetensors")
+    np.save(folder / "images.npy", random_images(SMALL, 20))
+    return folder
+
+
+def verdict(folder, artifact):
+    """The verdict, and everything that was said."""
+    request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
+    try:
+        document = Judge(request).judge(artifact)
+    except CapsNetError as error:
+        return "fail", str(error)
+    hard = [failure for result in document["hard_inputs"] for failure in result["failures"]]
+    return document["verdict"], "\n".join([*document["parity"]["failures"], *hard])
+
+
+def export(kind, path, plant=lambda _: None):
+    lowered = lower(lively_model(SMALL), reconstruction=True)
+    with torch.no_grad():
+        plant(lowered)
+        EXPORTERS[kind](lowered, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_the_unbroken_file_passes(kind, folder, tmp_path):
+    assert verdict(folder, export(kind, tmp_path / "model")) == ("pass", "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_a_planted_fault_is_caught_with_the_words_for_it(kind, fault, folder, tmp_path):
+    plant, words = FAULTS[fault]
+    found, said = verdict(folder, export(kind, tmp_path / "model", plant))
+    assert found == "fail"
+    assert words in said
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_path):
+    fewer, right = tmp_path / "fewer", export(kind, tmp_path / "right")
+    model = lively_model(SMALL)
+    shorter = type(model)(with_layers(SMALL, (5, 6, 2)))
+    shorter.load_state_dict(model.state_dict())
+    EXPORTERS[kind](lower(shorter, reconstruction=True), fewer)
+    with zipfile.ZipFile(right) as archive:
+        (name,) = [name for name in archive.namelist() if "/extra/" in name]
+        claimed = archive.read(name)
+    lying = tmp_path / "lying"
+    with zipfile.ZipFile(fewer) as archive, zipfile.ZipFile(lying, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, claimed if "/extra/" in name else archive.read(name))
+    assert json.loads(claimed)["routing_iterations"] == [3]
+    found, said = verdict(folder, lying)
+    assert found == "fail"
+    assert "routing iterations [3] need 2 couplings, the graph has 1" in said
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+def test_a_baked_batch_is_caught(kind, folder, tmp_path):
+    baked, right = tmp_path / "baked", export(kind, tmp_path / "right")
+    lowered = lower(lively_model(SMALL), reconstruction=True)
+    lowered.__class__ = Wrapped
+    lowered.tamper = lambda *values: tuple(torch.cat([v[:1], v[:1]]) for v in values)
+    EXPORTERS[kind](lowered, baked)
+    assert verdict(folder, right)[0] == "pass"
+    found, said = verdict(folder, baked)
+    assert found == "fail"
+    assert "contradicts the graph" in said

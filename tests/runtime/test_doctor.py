@@ -1,0 +1,243 @@
+"""The doctor: what is broken is found, and what was never promised is no problem."""
+
+import ctypes
+import json
+import re
+from types import SimpleNamespace
+
+import onnxruntime
+import pytest
+
+from capsnet.cli.main import main
+from capsnet.runtime import doctor
+from capsnet.runtime.doctor import examine
+from capsnet.runtime.sessions import cuda
+from capsnet.runtime.sessions.cuda import CUDA, Gpu, find_gpu, find_libraries, why_no_cuda
+
+CPU = "CPUExecutionProvider"
+H100 = Gpu(("NVIDIA H100",), "13.0", "")
+NO_DRIVER = Gpu((), None, "there is no NVIDIA driver on this machine")
+LOADED = {"libcudart.so.13": None, "libcudnn.so.9": None}
+LACKING = {"libcudart.so.13": None, "libcudnn.so.9": "libcudnn.so.9: cannot open"}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be on some machine."""
+
+    def pretend(
+        gpu=NO_DRIVER, libraries=LOADED, providers=(CUDA, CPU), wheels=("onnxruntime-gpu",)
+    ):
+        for module in (cuda, doctor):
+            monkeypatch.setattr(module, "find_gpu", lambda: gpu)
+            monkeypatch.setattr(module, "find_libraries", lambda: dict(libraries))
+            monkeypatch.setattr(module, "installed_runtimes", lambda: dict.fromkeys(wheels, "1.31"))
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+        monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+
+    cuda.why_no_cuda.cache_clear()
+    yield pretend
+    cuda.why_no_cuda.cache_clear()
+
+
+def by_subject(findings):
+    return {finding.subject: finding for finding in findings}
+
+
+def problems(findings):
+    return [finding.subject for finding in findings if finding.status == "problem"]
+
+
+def test_machine_without_a_gpu_has_notes_and_no_problems(machine):
+    machine(libraries=LACKING)
+    findings = examine()
+    assert problems(findings) == []
+    found = by_subject(findings)
+    assert found["GPU"].status == found["libcudnn.so.9"].status == "note"
+    assert found[f"self-test on {CPU}"].status == "good"
+    assert found[f"self-test on {CUDA}"].status == "note"
+    assert "made a session on CPUExecutionProvider" in found[f"self-test on {CUDA}"].detail
+    assert found["torch and CUDA"].status in ("good", "note")
+
+
+def test_library_that_is_missing_beside_a_gpu_is_a_problem_with_its_cure(machine):
+    machine(H100, LACKING)
+    findings = examine()
+    assert problems(findings) == ["libcudnn.so.9"]
+    assert (
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'" in by_subject(findings)["libcudnn.so.9"].advice
+    )
+
+
+def test_provider_that_becomes_another_one_is_a_problem_where_nothing_is_missing(machine):
+    machine(H100)
+    assert problems(examine()) == [f"self-test on {CUDA}"]
+
+
+def test_two_wheels_are_a_problem(machine):
+    machine(wheels=("onnxruntime", "onnxruntime-gpu"))
+    findings = examine()
+    assert problems(findings) == ["onnxruntime wheels"]
+    assert "pip uninstall" in by_subject(findings)["onnxruntime wheels"].advice
+
+
+def test_everything_that_cuda_lacks_is_a_problem_where_it_must_work(machine, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    machine(libraries=LACKING)
+    found = by_subject(examine(cuda=True))
+    for subject in ("onnxruntime and CUDA", "torch and CUDA"):
+        assert found[subject].status == "problem"
+
+
+def test_package_that_is_missing_is_a_problem(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "_PACKAGES", ("capsnet-export", "no-such-package"))
+    assert problems(examine()) == ["no-such-package"]
+
+
+def test_provider_with_wrong_numbers_is_a_problem(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(doctor, "_ACCURATE", 0.0)
+    assert problems(examine()) == [f"self-test on {CPU}"]
+
+
+def test_provider_that_raises_is_a_problem(machine, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("illegal instruction\nand more")
+
+    machine(providers=(CPU,))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    finding = by_subject(examine())[f"self-test on {CPU}"]
+    assert (finding.status, finding.detail) == ("problem", "illegal instruction")
+
+
+# Why there is no CUDA
+
+
+@pytest.mark.parametrize(
+    ("pretence", "reason"),
+    [
+        ({"providers": (CPU,)}, "install the GPU build: pip install onnxruntime-gpu"),
+        (
+            {"providers": (CPU,), "wheels": ("onnxruntime", "onnxruntime-gpu")},
+            "both installed and overwrite each other; pip uninstall both",
+        ),
+        ({}, "there is no NVIDIA driver"),
+        ({"gpu": Gpu((), None, "finds no usable GPU (cuInit says 100)")}, "cuInit says 100"),
+        (
+            {"gpu": H100, "libraries": LACKING},
+            "needs libcudnn.so.9, which cannot be loaded .* pip install 'onnxruntime-gpu\\[cuda",
+        ),
+        (
+            {"gpu": Gpu(("NVIDIA V100",), "12.4", "")},
+            "driver supports CUDA 12.4, this onnxruntime was built for 13.0; update the driver",
+        ),
+        ({"gpu": H100}, "^$"),
+    ],
+    ids=["CPU build", "two wheels", "no driver", "no GPU", "no cuDNN", "old driver", "all there"],
+)
+def test_what_is_missing_is_named_with_its_cure(machine, pretence, reason):
+    machine(**pretence)
+    assert re.search(reason, why_no_cuda())
+
+
+class Driver:
+    """A made-up libcuda."""
+
+    def __init__(self, code=0, names=("NVIDIA H100 80GB HBM3",)):
+        self.code, self.names = code, names
+
+    def cuInit(self, flags):  # noqa: ARG002, N802
+        return self.code
+
+    def cuDriverGetVersion(self, number):  # noqa: N802
+        number._obj.value = 13000
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = len(self.names)
+
+    def cuDeviceGet(self, device, index):  # noqa: N802
+        device._obj.value = index
+
+    def cuDeviceGetName(self, text, size, device):  # noqa: ARG002, N802
+        text.value = self.names[device.value].encode()
+
+
+@pytest.mark.parametrize(
+    ("driver", "names", "problem"),
+    [
+        (Driver(), ("NVIDIA H100 80GB HBM3",), ""),
+        (Driver(code=100), (), "cuInit says 100"),
+        (Driver(names=()), (), "CUDA_VISIBLE_DEVICES"),
+    ],
+    ids=["one", "broken", "hidden"],
+)
+def test_driver_is_asked_for_devices(monkeypatch, driver, names, problem):
+    calls = SimpleNamespace(**{**vars(ctypes), "CDLL": lambda _: driver})
+    monkeypatch.setattr(cuda, "ctypes", calls)
+    gpu = find_gpu()
+    assert gpu.names == names
+    assert problem in gpu.problem
+    assert bool(gpu.problem) == bool(problem)
+    if names:
+        assert gpu.driver == "13.0"
+
+
+def test_libraries_are_those_of_the_cuda_that_onnxruntime_was_built_for(monkeypatch, capsys):
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        if "cudnn" in name:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    def preload():
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(cuda, "ctypes", SimpleNamespace(CDLL=load))
+    monkeypatch.setattr(onnxruntime, "cuda_version", "12.8", raising=False)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    found = find_libraries()
+    assert list(found) == asked
+    assert {"libcudart.so.12", "libcublas.so.12", "libcufft.so.11", "libcudnn.so.9"} <= found.keys()
+    assert [name for name, reason in found.items() if reason] == ["libcudnn.so.9"]
+    assert capsys.readouterr().out == ""
+
+
+def test_cpu_build_has_no_libraries(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "cuda_version", "", raising=False)
+    assert find_libraries() == {}
+
+
+# Command
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", *arguments])
+    return caught.value.code or 0
+
+
+def test_command_shows_and_writes_every_finding(machine, tmp_path, capsys):
+    machine(libraries=LACKING)
+    assert run("--json", str(tmp_path / "out.json")) == 0
+    findings = json.loads((tmp_path / "out.json").read_text())["findings"]
+    text = capsys.readouterr().out
+    assert len(findings) > 10
+    for finding in findings:
+        assert finding["subject"] in text
+        assert finding["detail"] in text
+
+
+def test_command_exits_with_3_where_a_promise_is_broken(machine, capsys):
+    machine(H100, LACKING)
+    assert run() == 3
+    output = capsys.readouterr()
+    assert "cannot do what it promises: libcudnn.so.9" in output.err
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in output.out
+
+
+def test_command_exits_with_3_where_cuda_is_asked_for_and_absent(machine, capsys):
+    machine()
+    assert run("--device", "cuda") == 3
+    assert "CUDA" in capsys.readouterr().err

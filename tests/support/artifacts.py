@@ -1,0 +1,173 @@
+"""Small networks, their exports, and ways to break an artifact: shared by the export's tests."""
+
+import dataclasses
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from capsnet.artifact import METADATA_KEY
+from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
+from capsnet.export.formats.onnx import DEFAULT_OPSET, to_onnx
+from capsnet.export.lower import lower
+from capsnet.layers.routing import squash
+from capsnet.model import PRIMARY_SCALE, CapsNet
+from capsnet.runtime.proof.reference import EagerModel
+
+TINY = PRESETS["tiny"]
+
+SMALL = CapsNetConfig(
+    image_shape=(1, 12, 12),
+    stem_channels=4,
+    stem_kernel=5,
+    primary_groups=2,
+    primary_dim=4,
+    primary_kernel=3,
+    primary_stride=2,
+    capsule_layers=(CapsuleLayerConfig(capsules=5, dim=6),),
+    decoder_sizes=(8,),
+)
+"""The least network with all parts: its export takes a second."""
+
+
+def with_layers(config: CapsNetConfig, *layers: tuple[int, int, int]) -> CapsNetConfig:
+    """The configuration with other capsule layers: capsules, dim, routing iterations."""
+    stack = tuple(CapsuleLayerConfig(*layer) for layer in layers)
+    return dataclasses.replace(config, capsule_layers=stack)
+
+
+def lively_model(config: CapsNetConfig) -> CapsNet:
+    """A network whose capsules have lengths like those of a trained one, always the same.
+
+    Fresh weights give lengths near zero: there every coupling is uniform, and a routing iteration
+    more or less changes nothing. So every layer is scaled until its uniformly coupled votes add up
+    to vectors of length 1.
+    """
+    images = torch.from_numpy(random_images(config, 4))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(20171026)
+        model = CapsNet(config)
+        poses = model.to_capsules(model.primary(torch.relu(model.stem(images))))
+        factor = 1 / poses.norm(dim=-1).mean()
+        if config.primary_activation == "scale":
+            factor /= PRIMARY_SCALE
+        model.primary.weight *= factor
+        model.primary.bias *= factor
+        capsules = (
+            squash(poses * factor) if model.squash_primary else poses * factor * PRIMARY_SCALE
+        )
+        for layer in model.capsule_layers:
+            sums = torch.einsum("bid,idoh->boh", capsules, layer.weight) / layer.weight.shape[2]
+            layer.weight /= sums.norm(dim=-1).mean()
+            capsules = layer(capsules)
+    return model.eval()
+
+
+def random_images(config: CapsNetConfig, count: int, seed: int = 0) -> np.ndarray:
+    """Images float32 ``[count, channels, height, width]``, values 0..1."""
+    return np.random.default_rng(seed).random((count, *config.image_shape), np.float32)
+
+
+def golden_outputs(
+    config: CapsNetConfig, images: np.ndarray, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """What the readable model of ``config`` gives in float64."""
+    return EagerModel(lively_model(config), torch.float64).run(images, names)
+
+
+def onnx_bytes(
+    config: CapsNetConfig = SMALL,
+    *,
+    reconstruction: bool = False,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    routing: str = "auto",
+) -> bytes:
+    """The ONNX artifact of the lively model of ``config``; every variant is exported once."""
+    return _onnx_bytes(config, reconstruction, batch, opset, routing)
+
+
+@functools.cache
+def _onnx_bytes(
+    config: CapsNetConfig, reconstruction: bool, batch: int | None, opset: int, routing: str
+) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        lowered = lower(lively_model(config), reconstruction=reconstruction, routing=routing)
+        to_onnx(lowered, path, batch=batch, opset=opset)
+        return path.read_bytes()
+
+
+def parsed(content: bytes) -> onnx.ModelProto:
+    """The ONNX model in an artifact."""
+    return onnx.ModelProto.FromString(content)
+
+
+def edited(content: bytes, edit: Callable[[onnx.ModelProto], object]) -> bytes:
+    """The artifact after ``edit`` has changed its ONNX model in place."""
+    model = parsed(content)
+    edit(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def metadata_of(content: bytes) -> dict[str, Any]:
+    """The JSON document inside an artifact."""
+    (text,) = [p.value for p in parsed(content).metadata_props if p.key == METADATA_KEY]
+    return json.loads(text)
+
+
+def with_metadata(content: bytes, document: dict[str, Any] | str) -> bytes:
+    """The artifact with another JSON document, or with any text in its place."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    return edited(content, lambda model: onnx.helper.set_model_props(model, {METADATA_KEY: text}))
+
+
+def with_weight(name: str, change: Callable[[np.ndarray], None]) -> Callable[..., None]:
+    """An edit: ``change`` alters the initializer of that name in place."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+        values = numpy_helper.to_array(tensor).copy()
+        change(values)
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+    return edit
+
+
+def with_reordered_classes(model: onnx.ModelProto) -> None:
+    """An edit: every class takes the place of the next one, in all outputs that have classes."""
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    order = numpy_helper.from_array(np.roll(np.arange(classes), 1), "class_order")
+    model.graph.initializer.append(order)
+    for name in ("lengths", "capsules"):
+        for node in model.graph.node:
+            node.input[:] = [f"{name}.sorted" if n == name else n for n in node.input]
+            node.output[:] = [f"{name}.sorted" if n == name else n for n in node.output]
+        model.graph.node.append(
+            onnx.helper.make_node(
+                "Gather",
+                [f"{name}.sorted", "class_order"],
+                [name],
+                name=f"{name}/Gather_reordered",
+                axis=1,
+            )
+        )
+
+
+def with_dynamic_interface(model: onnx.ModelProto) -> None:
+    """An edit: the graph and its metadata claim any batch, whatever is baked in between."""
+    (text,) = [p.value for p in model.metadata_props if p.key == METADATA_KEY]
+    document = json.loads(text)
+    for spec in (*document["inputs"], *document["outputs"]):
+        spec["shape"][0] = "batch"
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.graph.ClearField("value_info")
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(document)})
