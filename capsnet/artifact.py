@@ -1,36 +1,38 @@
 """What an exported artifact says about itself: one JSON document. Needs neither torch nor onnx."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-from capsnet.config import CapsNetConfig
-from capsnet.errors import ArtifactError, ConfigError
+from capsnet.documents import from_values, to_values
+from capsnet.errors import ArtifactError
 
 __all__ = [
+    "COUPLINGS",
     "INPUT_NAME",
     "METADATA_KEY",
     "OUTPUT_NAMES",
     "SCHEMA_VERSION",
     "ArtifactMetadata",
-    "Convolution",
-    "Precision",
+    "Claim",
     "TensorSpec",
-    "input_spec",
-    "output_specs",
 ]
 
 METADATA_KEY = "capsnet"
 """Key of the document: ONNX ``metadata_props``, TorchScript and torch.export extra files."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the documents that are written; those of version 1 are read, too."""
+
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("lengths", "capsules", "reconstruction")
+"""What a classifying capsule network takes and gives; a user's own network names its own."""
 
-Precision = Literal["fp32", "fp16", "int8"]
-Convolution = Literal["direct", "winograd"]
+COUPLINGS = (
+    *("Exp", "Softmax", "aten::exp", "aten::softmax"),
+    *("aten.exp.default", "aten.softmax.int", "aten._softmax.default"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,31 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-def input_spec(config: CapsNetConfig, batch: int | str) -> TensorSpec:
-    """The input ``image``: values 0..1."""
-    return TensorSpec(INPUT_NAME, "float32", (batch, *config.image_shape))
+@dataclass(frozen=True)
+class Claim:
+    """What a graph must contain to be what its metadata says.
 
+    Attributes:
+        what: the property that it shows, in words.
+        operators: names of operators, of any format, that are counted together.
+        least: how many of them there must be.
+        most: how many there may be; None for any number.
+    """
 
-def output_specs(
-    config: CapsNetConfig, batch: int | str, names: tuple[str, ...]
-) -> tuple[TensorSpec, ...]:
-    """The outputs of the given names, in their order."""
-    shapes = {
-        "lengths": (config.classes,),
-        "capsules": (config.classes, config.class_dim),
-        "reconstruction": config.image_shape,
-    }
-    return tuple(TensorSpec(name, "float32", (batch, *shapes[name])) for name in names)
+    what: str
+    operators: tuple[str, ...]
+    least: int
+    most: int | None = None
+
+    def problem(self, found: Mapping[str, int]) -> str | None:
+        """Why a graph with so many of each operator is not what it claims to be; None if it is."""
+        count = sum(found.get(name, 0) for name in self.operators)
+        if count >= self.least and (self.most is None or count <= self.most):
+            return None
+        bounds = str(self.least) if self.most == self.least else f"at least {self.least}"
+        return (
+            f"{self.what} takes {bounds} of {'/'.join(self.operators[:2])}, the graph has {count}"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,14 @@ class ArtifactMetadata:
         exporter: which exporter wrote it, such as ``torch.onnx``.
         versions: of the libraries that took part.
         checkpoint_sha256: of the checkpoint file whose weights it holds, if there was one.
-        config: the network's sizes.
-        routing: form of the lowered routing.
+        config: the network's configuration as JSON values (:class:`capsnet.config.CapsNetConfig`).
         precision: of the weights and arithmetic inside; inputs and outputs are always float32.
+        forms: what the lowering chose, such as ``{"convolution": "winograd"}``.
         inputs: what it takes.
         outputs: what it gives, in order.
-        convolution: form of its primary convolution.
+        decision: the output ``[batch, classes]`` whose largest value names the class; None where
+            nothing is classified.
+        claims: what the graph must contain to be the network that it says it is.
         opset: ONNX operator set, None for other formats.
         ir_version: version of the ONNX representation, None for other formats.
         schema_version: of this document.
@@ -83,35 +97,35 @@ class ArtifactMetadata:
     exporter: str
     versions: Mapping[str, str]
     checkpoint_sha256: str | None
-    config: CapsNetConfig
-    routing: str
-    precision: Precision
+    config: Mapping[str, Any]
+    precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    convolution: Convolution = "direct"
+    forms: Mapping[str, str] = field(default_factory=dict)
+    decision: str | None = "lengths"
+    claims: tuple[Claim, ...] = ()
     opset: int | None = None
     ir_version: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
-    def routing_iterations(self) -> tuple[int, ...]:
-        """Rounds of routing of each capsule layer."""
-        return tuple(layer.routing_iterations for layer in self.config.capsule_layers)
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of one input image: channels, height, width."""
+        return tuple(int(size) for size in self.inputs[0].shape[1:])
 
-    def to_dict(self) -> dict[str, Any]:
-        """The document as JSON values."""
-        return {
-            **dataclasses.asdict(self),
-            "routing_iterations": list(self.routing_iterations),
-        }
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that it insists on; None for any."""
+        batch = self.inputs[0].shape[0]
+        return batch if isinstance(batch, int) else None
 
     def to_json(self) -> str:
         """The document as one line of JSON; equal documents give equal text."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        return json.dumps(to_values(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse what :meth:`to_json` wrote.
+        """Parse what :meth:`to_json` wrote, in this or an earlier schema version.
 
         Raises:
             ArtifactError: if the text is not such a document, is of a newer schema, or contradicts
@@ -120,50 +134,64 @@ class ArtifactMetadata:
         try:
             values = json.loads(text)
             version = values["schema_version"]
-            if version != SCHEMA_VERSION:
+            if version == 1:
+                values = _from_version_1(values)
+            elif version != SCHEMA_VERSION:
                 raise ArtifactError(
-                    f"the metadata has schema version {version}, this toolkit reads "
+                    f"the metadata has schema version {version}, this toolkit reads up to "
                     f"{SCHEMA_VERSION}: upgrade capsnet-export, or export the model again"
                 )
-            values["config"] = CapsNetConfig.from_dict(values["config"])
-            for side in ("inputs", "outputs"):
-                values[side] = tuple(
-                    TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]))
-                    for spec in values[side]
-                )
-            iterations = tuple(values.pop("routing_iterations"))
-            metadata = cls(**values)
-        except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
-            raise ArtifactError(f"the metadata is damaged: {error!r}; export again") from error
-        metadata._check(iterations)
+            metadata = from_values(cls, values)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"the metadata is damaged: {error}; export again") from error
+        metadata._check()
         return metadata
 
-    def _check(self, iterations: tuple[int, ...]) -> None:
+    def _check(self) -> None:
         """Raise ArtifactError where the document's parts contradict each other."""
-        if iterations != self.routing_iterations:
+        names = [spec.name for spec in (*self.inputs, *self.outputs)]
+        if not self.inputs or not self.outputs or len(set(names)) < len(names):
             raise ArtifactError(
-                f"the metadata contradicts itself: routing iterations {list(iterations)}, but the "
-                f"model configuration says {list(self.routing_iterations)}; export again"
+                f"the metadata names the inputs and outputs {', '.join(names) or '(none)'}, "
+                "expected at least one of each, all different; export again"
             )
-        for name, known in (("precision", Precision), ("convolution", Convolution)):
-            value = getattr(self, name)
-            if value not in get_args(known):
-                raise ArtifactError(
-                    f"the metadata names the {name} {value!r}, expected one of "
-                    f"{', '.join(get_args(known))}; export again"
-                )
-        if self.convolution == "winograd" and self.precision != "fp32":
+        if any(
+            len(spec.shape) < 1 or spec.dtype != "float32" for spec in (*self.inputs, *self.outputs)
+        ):
             raise ArtifactError(
-                f"the metadata contradicts itself: Winograd's convolution in {self.precision}, "
-                "which is computed in fp32 alone; export again"
+                "the metadata names an input or output that is not float32 with a batch axis; "
+                "export again"
             )
-        batch = self.inputs[0].shape[0] if self.inputs else None
-        names = tuple(spec.name for spec in self.outputs)
-        if not isinstance(batch, int | str) or names not in (OUTPUT_NAMES, OUTPUT_NAMES[:2]):
-            raise ArtifactError("the metadata names other inputs or outputs; export again")
-        expected = (input_spec(self.config, batch), *output_specs(self.config, batch, names))
-        if (*self.inputs, *self.outputs) != expected:
+        if len({spec.shape[0] for spec in (*self.inputs, *self.outputs)}) > 1:
             raise ArtifactError(
-                "the metadata contradicts itself: the inputs and outputs are not those of its "
-                "model configuration; export again"
+                "the metadata contradicts itself: inputs and outputs of different batch sizes; "
+                "export again"
             )
+        if self.decision is not None and self.decision not in names[len(self.inputs) :]:
+            raise ArtifactError(
+                f"the metadata contradicts itself: {self.decision} decides the class, and is none "
+                "of its outputs; export again"
+            )
+
+
+def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a file that version 0.1 of the toolkit wrote, in today's form."""
+    document = dict(values)
+    iterations = document.pop("routing_iterations")
+    configured = [layer["routing_iterations"] for layer in document["config"]["capsule_layers"]]
+    if iterations != configured:
+        raise ArtifactError(
+            f"the metadata contradicts itself: routing iterations {iterations}, but the model "
+            f"configuration says {configured}; export it again"
+        )
+    couplings = sum(count - 1 for count in iterations)
+    claim = Claim(f"routing by {iterations} iterations", COUPLINGS, couplings, couplings)
+    forms = {
+        "routing": document.pop("routing"),
+        "convolution": document.pop("convolution", "direct"),
+    }
+    return document | {
+        "forms": forms,
+        "claims": [to_values(claim)],
+        "schema_version": SCHEMA_VERSION,
+    }

@@ -12,14 +12,17 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from capsnet.artifact import OUTPUT_NAMES, Convolution, Precision
+from capsnet.artifact import OUTPUT_NAMES
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError
 from capsnet.export.lowering.winograd import WinogradConv2d, arithmetic_left, tile_rows
 from capsnet.layers.dense import ROUTINGS, pack_weight, squash_along
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
 
-__all__ = ["DEFAULT_ROUTING", "LoweredCapsNet", "lower"]
+__all__ = ["DEFAULT_ROUTING", "Convolution", "LoweredCapsNet", "Precision", "lower"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+Convolution = Literal["direct", "winograd"]
 
 DEFAULT_ROUTING = "projected"
 """What ``auto`` takes: ahead at every batch size (``capsnet bench --part routing``, two cores with

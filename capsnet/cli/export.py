@@ -25,7 +25,8 @@ from capsnet.cli.verify import print_verdicts, raise_unless_passed, write_page
 from capsnet.errors import CapsNetError
 
 if TYPE_CHECKING:
-    from capsnet.artifact import ArtifactMetadata, Convolution, Precision
+    from capsnet.artifact import ArtifactMetadata
+    from capsnet.export.lower import Convolution
     from capsnet.runtime.proof.verification import Request
 
 __all__ = ["export_command"]
@@ -99,7 +100,7 @@ def export_command(
     reconstruction: bool,
     routing: str,
     convolution: "Convolution | Literal['auto']",
-    precision: "Precision",
+    precision: str,
     calibrate: Path | None,
     verified: bool,
     page: Path | None,
@@ -206,6 +207,7 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
 
 
 def _unverified(name: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
+    from capsnet.documents import to_values
     from capsnet.files import file_sha256
 
     return {
@@ -215,6 +217,6 @@ def _unverified(name: str, path: Path, metadata: "ArtifactMetadata") -> dict[str
             "bytes": path.stat().st_size,
             "sha256": file_sha256(path),
             "format": name,
-            "metadata": metadata.to_dict(),
+            "metadata": to_values(metadata),
         },
     }

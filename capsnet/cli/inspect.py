@@ -22,6 +22,7 @@ def inspect_command(report: Report, artifact: Path, device: "Device") -> None:
     """Show what an artifact says about itself, and where its nodes run."""
     from rich.markup import escape
 
+    from capsnet.documents import to_values
     from capsnet.files import file_sha256
     from capsnet.runtime.sessions.opening import open_session
 
@@ -34,7 +35,7 @@ def inspect_command(report: Report, artifact: Path, device: "Device") -> None:
         "device": session.device,
         "device_reason": session.device_reason,
         "providers": session.providers(),
-        "metadata": session.metadata.to_dict(),
+        "metadata": to_values(session.metadata),
     }
     report.write_json(document)
     metadata = document.pop("metadata")

@@ -59,7 +59,7 @@ def predict_command(
     session = open_session(artifact, device, require_certificate=certified)
     for note in session.notes:
         click.echo(f"note: {note}", err=True)
-    image_shape = session.metadata.config.image_shape
+    image_shape = session.metadata.image_shape
     images = _with_progress_bar(
         stream_images(inputs, image_shape), count_images(inputs, image_shape), "predicting"
     )

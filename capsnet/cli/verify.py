@@ -88,8 +88,8 @@ def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[di
         lowered = lower(
             model,
             reconstruction=reconstruction,
-            routing=metadata.routing,
-            convolution=metadata.convolution,
+            routing=metadata.forms["routing"],
+            convolution=metadata.forms["convolution"],
             precision=metadata.precision,
         )
         stages = lowered.stages(torch.from_numpy(images))

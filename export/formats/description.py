@@ -1,8 +1,9 @@
 """The metadata of an export: the same document whatever the format."""
 
 import importlib.metadata
+import json
 
-from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
+from capsnet.artifact import COUPLINGS, INPUT_NAME, ArtifactMetadata, Claim, TensorSpec
 from capsnet.errors import ConfigError
 from capsnet.export.lower import LoweredCapsNet
 
@@ -43,17 +44,27 @@ def describe(
         The document.
     """
     size = "batch" if batch is None else batch
+    config = lowered.config
+    shapes = {
+        "lengths": (config.classes,),
+        "capsules": (config.classes, config.class_dim),
+        "reconstruction": config.image_shape,
+    }
+    iterations = [layer.routing_iterations for layer in config.capsule_layers]
+    couplings = sum(count - 1 for count in iterations)
     return ArtifactMetadata(
         toolkit_version=importlib.metadata.version("capsnet-export"),
         exporter=exporter,
         versions={name: importlib.metadata.version(name) for name in libraries},
         checkpoint_sha256=checkpoint_sha256,
-        config=lowered.config,
-        routing=lowered.routing,
-        convolution=lowered.convolution,
+        config=json.loads(config.to_json()),
+        forms={"routing": lowered.routing, "convolution": lowered.convolution},
         precision=lowered.precision,
-        inputs=(input_spec(lowered.config, size),),
-        outputs=output_specs(lowered.config, size, lowered.outputs),
+        inputs=(TensorSpec(INPUT_NAME, "float32", (size, *config.image_shape)),),
+        outputs=tuple(
+            TensorSpec(name, "float32", (size, *shapes[name])) for name in lowered.outputs
+        ),
+        claims=(Claim(f"routing by {iterations} iterations", COUPLINGS, couplings, couplings),),
         opset=opset,
         ir_version=ir_version,
     )

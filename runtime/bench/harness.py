@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.artifact import OUTPUT_NAMES, ArtifactMetadata, input_spec, output_specs
+from capsnet.artifact import INPUT_NAME, ArtifactMetadata, TensorSpec
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ArtifactError, CapsNetError, DataError
 from capsnet.runtime.bench.routing_part import cut_routing
@@ -322,9 +322,11 @@ def _readable(config: CapsNetConfig) -> ArtifactMetadata:
         exporter="none",
         versions={},
         checkpoint_sha256=None,
-        config=config,
-        routing="readable",
+        config={},
         precision="fp32",
-        inputs=(input_spec(config, "batch"),),
-        outputs=output_specs(config, "batch", OUTPUT_NAMES[:2]),
+        inputs=(TensorSpec(INPUT_NAME, "float32", ("batch", *config.image_shape)),),
+        outputs=(
+            TensorSpec("lengths", "float32", ("batch", config.classes)),
+            TensorSpec("capsules", "float32", ("batch", config.classes, config.class_dim)),
+        ),
     )

@@ -110,7 +110,8 @@ def profile_onnx(
         rows=_rows(events, {node.name.partition("/")[0] for node in model.graph.node}),
         seconds=seconds,
         operations=floating_point_operations(model, batch),
-        network_operations=batch * network_operations(metadata.config, len(metadata.outputs) == 3),
+        network_operations=batch
+        * network_operations(CapsNetConfig.from_dict(metadata.config), len(metadata.outputs) == 3),
         limit=_hardware_limit(threads),
     )
 

@@ -5,6 +5,7 @@ others, without clamping, and must still agree with the readable model; int8 cli
 range that it was calibrated for, and must give finite results.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.errors import CapsNetError
+from capsnet.precision import find_precision
 from capsnet.runtime.proof.parity import (
     BASELINE_LIMIT,
-    BUDGETS,
     LARGE_BATCH,
     ORDERS,
     Candidate,
@@ -179,7 +180,7 @@ def _check(
     except CapsNetError as error:
         return HardInput(name, len(batch), None, None, (f"{name}: {error}",))
     problems = malformed(candidate.metadata, found, len(batch))
-    budget = BUDGETS[candidate.metadata.precision]
+    budget = find_precision(candidate.metadata.precision).budget
     clipped = budget.clips and bool(((batch < 0) | (batch > 1)).any())
     if problems or clipped or len(batch) == 0:
         malformations = tuple(f"{name}: {problem}" for problem in problems)
@@ -189,7 +190,7 @@ def _check(
     worst = (0.0, 0.0)
     for output, measured in errors.items():
         scale = max(largest[output], float(np.abs(expected[output]).max()))
-        limit = budget.allows(own[output], scale)["max"]
+        limit = budget.allows(dataclasses.asdict(own[output]), scale)["max"]
         if not measured.max <= limit:
             failures.append(
                 f"{name}: {output}: max error {measured.max:.3g} is above the budget of {limit:.3g}"

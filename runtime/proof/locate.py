@@ -15,7 +15,7 @@ from torch import Tensor
 from capsnet.artifact import ArtifactMetadata
 from capsnet.layers.routing import squash
 from capsnet.model import PRIMARY_SCALE, CapsNet, CapsuleLayer
-from capsnet.runtime.proof.parity import BUDGETS
+from capsnet.precision import find_precision
 
 __all__ = ["Stage", "locate", "onnx_stages", "readable_stages"]
 
@@ -59,14 +59,14 @@ def locate(
     """
     golden = readable_stages(model, images, torch.float64)
     baseline = readable_stages(model, images, torch.float32)
-    budget = BUDGETS[metadata.precision]
+    budget = find_precision(metadata.precision).budget
     stages = []
     for name, expected in golden.items():
         if name == "reconstruction" and name not in found:
             continue  # an artifact without the decoder
         own = float(np.abs(baseline[name] - expected).max())
         allowed = budget.factor * own + budget.max * float(np.abs(expected).max())
-        if metadata.routing == "projected" and ".iteration" in name:
+        if metadata.forms.get("routing") == "projected" and ".iteration" in name:
             expected = np.moveaxis(expected, 0, 1)  # to [out_capsules, batch, dim]
         error = None
         if name in found and found[name].shape == expected.shape:

@@ -14,16 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.artifact import ArtifactMetadata, Precision
+from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import CapsNetError
+from capsnet.precision import Budget, find_precision
 
 __all__ = [
     "BASELINE_LIMIT",
     "BATCH_SIZES",
-    "BUDGETS",
     "LARGE_BATCH",
     "ORDERS",
-    "Budget",
     "Candidate",
     "Check",
     "Errors",
@@ -56,35 +55,6 @@ BASELINE_LIMIT = 0.2
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How far an artifact may be from the golden results.
-
-    For each of max, p99 and RMS: ``factor`` times the baseline's own error, plus a share of the
-    largest golden value.
-
-    Attributes:
-        factor: multiple of the baseline's own error.
-        max: share allowed to the largest error.
-        p99: share allowed to the 99th percentile.
-        rms: share allowed to the RMS error.
-        clips: whether values outside 0..1 may be clipped; they must then give finite results only.
-    """
-
-    factor: float
-    max: float
-    p99: float
-    rms: float
-    clips: bool = False
-
-    def allows(self, own: "Errors", largest: float) -> dict[str, float]:
-        """The limits, given the baseline's errors and the largest golden value."""
-        return {
-            key: self.factor * getattr(own, key) + getattr(self, key) * largest
-            for key in ("max", "p99", "rms")
-        }
-
-
-@dataclass(frozen=True)
 class Tolerance:
     """A user's own limit: ``atol + rtol * |golden|max``, for max, p99 and RMS alike.
 
@@ -93,20 +63,6 @@ class Tolerance:
 
     atol: float = 0.0
     rtol: float = 0.0
-
-
-BUDGETS: Mapping[Precision, Budget] = {
-    # One unit in the last place: where the baseline happens to be almost exact, rounding alone must
-    # not fail an artifact.
-    "fp32": Budget(factor=4.0, max=2.0**-23, p99=2.0**-23, rms=2.0**-23),
-    # float16 rounds by 2^-11 of a value. The bundled model, whose weights are float16 already, is
-    # off by at most 1.1 of that on all 10,000 test images (p99 0.2, RMS 0.06), and by 3 on values
-    # from -1 to 2; small networks with rounded weights by up to 2 (p99 1.3, RMS 0.5).
-    "fp16": Budget(factor=4.0, max=2.0**-8, p99=2.0**-9, rms=2.0**-10),
-    # The bundled model is off by at most 5.7 % there (p99 1.1 %, RMS 0.32 %).
-    "int8": Budget(factor=4.0, max=0.10, p99=0.03, rms=0.01, clips=True),
-}
-"""The budget of each precision."""
 
 
 class Candidate(Protocol):
@@ -226,7 +182,7 @@ def compare(
         The report; a wrong artifact is a report with failures, not an exception.
     """
     names = tuple(spec.name for spec in candidate.metadata.outputs)
-    budget = BUDGETS[candidate.metadata.precision]
+    budget = find_precision(candidate.metadata.precision).budget
     expected = golden.run(images, names)
     plain = [baseline.run(images, names, order) for order in range(orders_for(len(images)))]
     own = measure(expected, *plain)
@@ -435,7 +391,7 @@ def _judge(
     tolerance: Tolerance | None,
 ) -> Check:
     largest = float(np.abs(golden).max())
-    allowed = budget.allows(own, largest)
+    allowed = budget.allows(dataclasses.asdict(own), largest)
     overridden = False
     if tolerance is not None:
         limit = tolerance.atol + tolerance.rtol * largest

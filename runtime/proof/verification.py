@@ -16,6 +16,7 @@ import numpy.typing as npt
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import load_split, mnist_test_set
 from capsnet.data.stream import count_images, stream_images
+from capsnet.documents import to_values
 from capsnet.errors import DataError, ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
@@ -107,7 +108,10 @@ class Judge:
         # Others may run the file without this session: its large batches are proven undivided.
         session.largest_batch = LARGE_BATCH
         claimed = session.metadata.checkpoint_sha256
-        if claimed not in (None, self._digest) or session.metadata.config != self._model.config:
+        if (
+            claimed not in (None, self._digest)
+            or CapsNetConfig.from_dict(session.metadata.config) != self._model.config
+        ):
             raise ResultError(
                 f"{artifact} was not exported from {request.checkpoint}: it names a checkpoint "
                 f"with SHA-256 {claimed}, this one has {self._digest}; give the right one with "
@@ -125,7 +129,7 @@ class Judge:
                 "bytes": artifact.stat().st_size,
                 "sha256": file_sha256(artifact),
                 "format": session.format,
-                "metadata": session.metadata.to_dict(),
+                "metadata": to_values(session.metadata),
             },
             "checkpoint_sha256": self._digest,
             "images": {"source": self._source, "count": len(self._images)},

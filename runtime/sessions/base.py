@@ -10,23 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.errors import ArtifactError, DataError
+from capsnet.errors import ArtifactError, ConfigError, DataError
+from capsnet.precision import find_precision
 
 __all__ = ["Arrays", "Device", "Images", "Session"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Images = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-# Every lowered iteration but the first takes one of these, for its coupling.
-_COUPLINGS = {
-    *("Exp", "Softmax"),
-    *("aten::exp", "aten::softmax"),
-    *("aten.exp.default", "aten.softmax.int", "aten._softmax.default"),
-}
-
-_QUANTISERS = {"QuantizeLinear", "QLinearConv"}
-_CASTS = {"Cast", "aten::to", "aten.to.dtype", "aten._to_copy.default"}
 
 
 class Session(ABC):
@@ -113,28 +104,20 @@ class Session(ABC):
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
 
-    def _check_iterations(self, path: Path) -> None:
-        """Raise ArtifactError where the graph unrolls other iterations than the metadata says."""
-        found = sum(n for name, n in self.operators.items() if name in _COUPLINGS)
-        expected = sum(iterations - 1 for iterations in self.metadata.routing_iterations)
-        if found != expected:
+    def _check_claims(self, path: Path) -> None:
+        """Raise ArtifactError where the graph is not what the metadata says that it is."""
+        try:
+            precision = find_precision(self.metadata.precision)
+        except ConfigError as error:
             raise ArtifactError(
-                f"{path}: the metadata contradicts the graph: routing iterations "
-                f"{list(self.metadata.routing_iterations)} need {expected} couplings, the graph "
-                f"has {found}; export it again"
-            )
-
-    def _check_precision(self, path: Path) -> None:
-        """Raise ArtifactError where the graph is not of the precision whose budget it claims."""
-        quantised = bool(_QUANTISERS & self.operators.keys())
-        claimed = self.metadata.precision
-        if quantised != (claimed == "int8") or (
-            claimed == "fp16" and not _CASTS & self.operators.keys()
-        ):
-            raise ArtifactError(
-                f"{path}: the metadata contradicts the graph, which is not {claimed}; "
-                "export it again"
-            )
+                f"{path}: the metadata is damaged: {error}; export again"
+            ) from error
+        for claim in (*self.metadata.claims, *precision.claims):
+            problem = claim.problem(self.operators)
+            if problem is not None:
+                raise ArtifactError(
+                    f"{path}: the metadata contradicts the graph: {problem}; export it again"
+                )
 
     def providers(self) -> dict[str, int]:
         """How many nodes each provider runs."""

@@ -102,8 +102,7 @@ class OrtSession(Session):
             ) from error
         self._take_metadata(path, document)
         self._check_interface(path)
-        self._check_iterations(path)
-        self._check_precision(path)
+        self._check_claims(path)
 
     @property
     def placement(self) -> Mapping[str, str]:

@@ -49,8 +49,7 @@ class TorchSession(Session):
                 "or needs another torch: export it again"
             ) from error
         self._take_metadata(path, document or None)  # torch gives "" for none
-        self._check_iterations(path)
-        self._check_precision(path)
+        self._check_claims(path)
         self._check_interface(path)
 
     @abstractmethod

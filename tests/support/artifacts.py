@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from capsnet.artifact import METADATA_KEY
+from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
 from capsnet.export.formats.onnx import DEFAULT_OPSET, to_onnx
 from capsnet.export.lower import lower
@@ -73,6 +73,30 @@ def lively_model(config: CapsNetConfig) -> CapsNet:
 def random_images(config: CapsNetConfig, count: int, seed: int = 0) -> np.ndarray:
     """Images float32 ``[count, channels, height, width]``, values 0..1."""
     return np.random.default_rng(seed).random((count, *config.image_shape), np.float32)
+
+
+def metadata_for(
+    config: CapsNetConfig,
+    names: tuple[str, ...] = ("lengths", "capsules"),
+    precision: str = "fp32",
+    batch: int | str = "batch",
+) -> ArtifactMetadata:
+    """What an artifact of ``config`` with these outputs says about itself."""
+    shapes = {
+        "lengths": (config.classes,),
+        "capsules": (config.classes, config.class_dim),
+        "reconstruction": config.image_shape,
+    }
+    return ArtifactMetadata(
+        toolkit_version="0",
+        exporter="none",
+        versions={},
+        checkpoint_sha256=None,
+        config=json.loads(config.to_json()),
+        precision=precision,
+        inputs=(TensorSpec(INPUT_NAME, "float32", (batch, *config.image_shape)),),
+        outputs=tuple(TensorSpec(name, "float32", (batch, *shapes[name])) for name in names),
+    )
 
 
 def golden_outputs(

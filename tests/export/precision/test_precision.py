@@ -20,7 +20,8 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
-from capsnet.runtime.proof.parity import BUDGETS, compare
+from capsnet.precision import PRECISIONS
+from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.verification import Judge, Request
 from capsnet.runtime.sessions.opening import open_session
@@ -61,7 +62,7 @@ def test_half_precision_is_proven_within_its_own_budget(folder, name, reconstruc
     assert metadata.precision == "fp16"
     document = judged(folder, "model")
     assert document["verdict"] == "pass", document["parity"]["failures"]
-    assert document["parity"]["budget"] == dataclasses.asdict(BUDGETS["fp16"])
+    assert document["parity"]["budget"] == dataclasses.asdict(PRECISIONS["fp16"].budget)
     assert document["artifact"]["metadata"]["precision"] == "fp16"
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from support.artifacts import SMALL, lively_model, random_images
+from support.artifacts import SMALL, lively_model, metadata_for, random_images
 
-from capsnet.artifact import ArtifactMetadata, input_spec, output_specs
 from capsnet.runtime.proof.hard_inputs import HardInputs, near_ties
 from capsnet.runtime.proof.reference import EagerModel
 
@@ -21,17 +20,7 @@ SUITE = (
     "empty batch",
     "batch of 1000",
 )
-METADATA = ArtifactMetadata(
-    toolkit_version="",
-    exporter="",
-    versions={},
-    checkpoint_sha256=None,
-    config=SMALL,
-    routing="projected",
-    precision="fp32",
-    inputs=(input_spec(SMALL, "batch"),),
-    outputs=output_specs(SMALL, "batch", NAMES),
-)
+METADATA = metadata_for(SMALL, NAMES)
 
 
 @pytest.fixture(scope="module")

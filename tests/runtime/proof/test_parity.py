@@ -12,6 +12,7 @@ from support.artifacts import (
     TINY,
     edited,
     lively_model,
+    metadata_for,
     onnx_bytes,
     parsed,
     random_images,
@@ -21,15 +22,16 @@ from support.artifacts import (
     with_weight,
 )
 
-from capsnet.artifact import OUTPUT_NAMES, ArtifactMetadata, input_spec, output_specs
+from capsnet.artifact import OUTPUT_NAMES
 from capsnet.config import CapsNetConfig, CapsuleLayerConfig
 from capsnet.errors import ArtifactError
-from capsnet.runtime.proof.parity import BATCH_SIZES, BUDGETS, compare
+from capsnet.precision import PRECISIONS
+from capsnet.runtime.proof.parity import BATCH_SIZES, compare
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.sessions import onnx as ort
 from capsnet.runtime.sessions.opening import open_session
 
-FP32 = BUDGETS["fp32"]
+FP32 = PRECISIONS["fp32"].budget
 
 
 # Real artifacts
@@ -205,17 +207,7 @@ class Fake:
 
     def __init__(self, table, names=OUTPUT_NAMES[:2], spoil=lambda outputs: outputs):
         self.table, self.spoil = table, spoil
-        self.metadata = ArtifactMetadata(
-            toolkit_version="0",
-            exporter="none",
-            versions={},
-            checkpoint_sha256=None,
-            config=TOY,
-            routing="projected",
-            precision="fp32",
-            inputs=(input_spec(TOY, "batch"),),
-            outputs=output_specs(TOY, "batch", names),
-        )
+        self.metadata = metadata_for(TOY, names)
 
     def run(self, images):
         chosen = images[:, 0, 0, 0].astype(int)

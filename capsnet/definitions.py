@@ -1,0 +1,75 @@
+"""Code that is named before it is imported: rows of tables, and files of a user's own layers."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from capsnet.errors import ConfigError
+
+__all__ = ["deferred", "load_definitions", "own_definitions"]
+
+
+def deferred(reference: str) -> Callable[..., Any]:
+    """A function that imports what it stands for when it is called.
+
+    Args:
+        reference: ``"module:name"`` of a function or class.
+    """
+    module, name = reference.split(":")
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+def own_definitions(objects: Iterable[Any]) -> tuple[Path, ...]:
+    """The Python files, outside of this package and of torch, that define classes or functions.
+
+    A process that starts fresh loads them with :func:`load_definitions` before it meets what they
+    define: a kind of layer, a precision, a format.
+
+    Args:
+        objects: classes and functions.
+
+    Raises:
+        ConfigError: if one of them was defined in an interactive session, which leaves no file.
+    """
+    files = []
+    for item in objects:
+        package = item.__module__.partition(".")[0]
+        if package in ("capsnet", "torch", "einops"):
+            continue
+        file = getattr(sys.modules.get(item.__module__), "__file__", None)
+        if file is None:
+            raise ConfigError(
+                f"{item.__qualname__} was defined interactively, so a fresh process cannot load it "
+                "to prove the export: define it in a Python file, and import it from there"
+            )
+        files.append(Path(file).resolve())
+    return tuple(dict.fromkeys(files))
+
+
+def load_definitions(files: Iterable[Path]) -> None:
+    """Execute Python files, so that what they define and register is there.
+
+    Args:
+        files: as :func:`own_definitions` gives them.
+
+    Raises:
+        ConfigError: if one cannot be imported.
+    """
+    for file in files:
+        name = f"capsnet_definitions_{file.stem}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{file} is not a Python file; give one that ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # a user's own code may raise anything
+            raise ConfigError(f"{file} cannot be imported: {error!r}; mend it") from error
