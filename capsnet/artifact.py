@@ -60,6 +60,11 @@ class Claim:
     least: int
     most: int | None = None
 
+    def and_also(self, other: "Claim") -> "Claim":
+        """Both claims of one graph, which has the operators of both."""
+        most = None if None in (self.most, other.most) else (self.most or 0) + (other.most or 0)
+        return Claim(f"{self.what}, {other.what}", self.operators, self.least + other.least, most)
+
     def problem(self, found: Mapping[str, int]) -> str | None:
         """Why a graph with so many of each operator is not what it claims to be; None if it is."""
         count = sum(found.get(name, 0) for name in self.operators)

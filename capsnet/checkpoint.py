@@ -8,14 +8,15 @@ from typing import Any
 
 import safetensors
 import torch
-from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
-from capsnet.config import CapsNetConfig, CapsuleLayerConfig
+from capsnet.config import CapsNetConfig
 from capsnet.data.idx import ASSETS
+from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError
 from capsnet.files import atomic_path
+from capsnet.importers.readable_capsnet import from_readable_capsnet
 from capsnet.model import CapsNet
 
 __all__ = ["BUNDLED_CHECKPOINT", "load_checkpoint", "save_checkpoint"]
@@ -24,20 +25,15 @@ BUNDLED_CHECKPOINT = ASSETS / "mnist.safetensors"
 """The trained MNIST model that comes with the package."""
 
 _METADATA_KEY = "capsnet"
-
-# Tensors of readable_capsnet
-_ENCODER_NAMES = {
-    "stem.weight": "image2primary_capsules.0.weight",
-    "stem.bias": "image2primary_capsules.0.bias",
-    "primary.weight": "image2primary_capsules.2.weight",
-    "primary.bias": "image2primary_capsules.2.bias",
-    "capsule_layers.0.weight": "primary2digit_capsules.input_caps2U.weight",
-}
-_DECODER_NAMES = {"0.weight", "2.weight", "2.bias", "4.weight"}
+_SCHEMA_VERSION = 2  # version 0.1 of the toolkit wrote none
 
 
 def save_checkpoint(
-    model: CapsNet, path: Path, *, training: Mapping[str, Any] | None = None, half: bool = False
+    model: CapsNet,
+    path: Path | str,
+    *,
+    training: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
     """Write a model's weights and configuration to one file, whole or not at all.
 
@@ -52,13 +48,17 @@ def save_checkpoint(
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
-    document = {"config": json.loads(model.config.to_json()), "training": dict(training or {})}
+    document = {
+        "schema_version": _SCHEMA_VERSION,
+        "config": to_values(model.config),
+        "training": dict(training or {}),
+    }
     metadata = {_METADATA_KEY: json.dumps(document, sort_keys=True)}
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
 
-def load_checkpoint(path: Path) -> CapsNet:
+def load_checkpoint(path: Path | str) -> CapsNet:
     """Read a model from a toolkit checkpoint, or from a ``state_dict`` of readable_capsnet.
 
     The second is a ``.pt`` file, read with ``weights_only=True``; sizes are inferred from its
@@ -75,6 +75,7 @@ def load_checkpoint(path: Path) -> CapsNet:
         CheckpointError: if the file cannot be read, is damaged, or its tensors do not fit, are of
             another kind than floating point, or are not finite in float32.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -132,8 +133,15 @@ def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
             "or capsnet.checkpoint.save_checkpoint"
         )
     try:
-        return CapsNetConfig.from_dict(json.loads(metadata[_METADATA_KEY])["config"]), tensors
-    except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
+        document = json.loads(metadata[_METADATA_KEY])
+        version = document.get("schema_version", 1)
+        if version > _SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{path} has schema version {version}, this toolkit reads up to {_SCHEMA_VERSION}: "
+                "upgrade capsnet-export"
+            )
+        return CapsNetConfig.from_dict(document["config"]), tensors
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: bad configuration: {error}") from error
 
 
@@ -155,7 +163,7 @@ def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
     if not all(isinstance(d, dict) and _all_tensors(d) for d in (encoder, decoder)):
         raise CheckpointError(f"{path} is not a state_dict: expected names mapped to tensors")
     try:
-        return _from_readable_capsnet(encoder, decoder)
+        return from_readable_capsnet(encoder, decoder)
     except KeyError as error:
         raise CheckpointError(
             f"{path} is not a state_dict of readable_capsnet: {error} is missing"
@@ -166,45 +174,3 @@ def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:
     return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-
-
-def _from_readable_capsnet(
-    encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]
-) -> tuple[CapsNetConfig, dict[str, Tensor]]:
-    """Configuration and renamed tensors; that project's decoder has biases only in the middle."""
-    tensors = {ours: encoder[theirs] for ours, theirs in _ENCODER_NAMES.items()}
-    strange = (encoder.keys() - _ENCODER_NAMES.values()) | (decoder.keys() - _DECODER_NAMES)
-    if strange:
-        raise ValueError(f"not expected: {', '.join(sorted(strange))}")
-    stem_channels, channels, stem_kernel, _ = tensors["stem.weight"].shape
-    primary_channels, _, primary_kernel, _ = tensors["primary.weight"].shape
-    in_capsules, in_dim, classes, class_dim = tensors["capsule_layers.0.weight"].shape
-    groups, stride = primary_channels // in_dim, 2
-    if decoder:
-        first, last = decoder["0.weight"], decoder["4.weight"]
-        hidden = (first.shape[-1], last.shape[0])
-        height, width = last.shape[-2:]
-        tensors |= {
-            "decoder.1.weight": rearrange(first, "caps dim hidden -> hidden (caps dim)"),
-            "decoder.1.bias": torch.zeros(hidden[0]),
-            "decoder.3.weight": decoder["2.weight"],
-            "decoder.3.bias": decoder["2.bias"],
-            "decoder.5.weight": rearrange(last, "hidden c h w -> (c h w) hidden"),
-            "decoder.5.bias": torch.zeros(last[0].numel()),
-        }
-    else:
-        # Square images; of the sizes that give this many capsules, the largest (28, not 27).
-        side = round((in_capsules / groups) ** 0.5)
-        height = width = stem_kernel + primary_kernel - 2 + stride * side
-    config = CapsNetConfig(
-        image_shape=(channels, height, width),
-        stem_channels=stem_channels,
-        stem_kernel=stem_kernel,
-        primary_groups=groups,
-        primary_dim=in_dim,
-        primary_kernel=primary_kernel,
-        primary_stride=stride,
-        capsule_layers=(CapsuleLayerConfig(classes, class_dim),),
-        decoder_sizes=hidden if decoder else None,
-    )
-    return config, tensors

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.artifacts import SMALL, onnx_bytes, random_images
+from support.artifacts import onnx_bytes
+from support.networks import SMALL, random_images
 
 ROOT = Path(__file__).parents[1]
 PARTS = {"capsnet": "capsnet", "export": "capsnet.export", "runtime": "capsnet.runtime"}

@@ -1,6 +1,5 @@
 """Checkpoints: exact round trips, readable_capsnet's weights, and every file that is neither."""
 
-import dataclasses
 import functools
 import io
 import json
@@ -16,26 +15,28 @@ import pytest
 import safetensors.torch
 import torch
 from support import oracle
+from support.networks import altered, network
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
-from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
+from capsnet.config import CapsNetConfig, preset
 from capsnet.errors import CheckpointError, OutputError
+from capsnet.layers.dynamic import DynamicConfig
 from capsnet.model import CapsNet
 
-SMALL = CapsNetConfig(
+SMALL = network(
     image_shape=(2, 9, 11),
     stem_channels=3,
     stem_kernel=3,
     primary_groups=2,
     primary_dim=3,
     primary_kernel=3,
-    capsule_layers=(CapsuleLayerConfig(4, 5), CapsuleLayerConfig(3, 2, 1)),
+    capsule_layers=(DynamicConfig(4, 5), DynamicConfig(3, 2, 1)),
     decoder_sizes=(6, 4),
 )
 CONFIGS = {
-    "tiny": PRESETS["tiny"],
+    "tiny": preset("tiny"),
     "stack": SMALL,
-    "squashed": dataclasses.replace(SMALL, primary_activation="squash", decoder_sizes=None),
+    "squashed": altered(SMALL, primary_activation="squash", decoder_sizes=None),
 }
 
 
@@ -438,7 +439,7 @@ def test_an_encoder_alone_has_its_image_size_inferred(tmp_path, size, wrap):
     torch.save(wrap(encoder), tmp_path / "encoder.pt")
     both, alone = (load_checkpoint(tmp_path / name) for name in ("both.pt", "encoder.pt"))
     assert alone.decoder is None
-    assert alone.config == dataclasses.replace(both.config, decoder_sizes=None)
+    assert alone.config == altered(both.config, decoder_sizes=None)
     for name, tensor in alone.state_dict().items():
         assert torch.equal(tensor, both.state_dict()[name])
 
@@ -446,7 +447,7 @@ def test_an_encoder_alone_has_its_image_size_inferred(tmp_path, size, wrap):
 def test_true_sizes_give_the_mnist_preset(tmp_path):
     encoder, decoder = readable_state(**SIZES["mnist"])
     torch.save({"encoder": encoder, "decoder": decoder}, tmp_path / "mnist.pt")
-    assert load_checkpoint(tmp_path / "mnist.pt").config == PRESETS["mnist"]
+    assert load_checkpoint(tmp_path / "mnist.pt").config == preset("mnist")
 
 
 def test_loading_prints_nothing(tmp_path, capsys, caplog):
@@ -458,5 +459,5 @@ def test_loading_prints_nothing(tmp_path, capsys, caplog):
 
 def test_the_bundled_checkpoint_is_the_mnist_preset():
     model = load_checkpoint(BUNDLED_CHECKPOINT)
-    assert model.config == PRESETS["mnist"]
+    assert model.config == preset("mnist")
     assert metadata(BUNDLED_CHECKPOINT)["training"]

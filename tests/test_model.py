@@ -1,23 +1,24 @@
 """The readable network: shapes, dtypes, batches, reconstruction, TorchScript; and its numbers."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from support import oracle
+from support.networks import altered
 
-from capsnet.config import PRESETS, CapsuleLayerConfig
+from capsnet.config import preset
+from capsnet.layers.dynamic import DynamicConfig
 from capsnet.model import CapsNet, CapsuleLayer
+from capsnet.presets import PRESETS
 
-TINY = PRESETS["tiny"]
-SQUASHED = dataclasses.replace(TINY, primary_activation="squash")
-STACK = dataclasses.replace(
+TINY = preset("tiny")
+SQUASHED = altered(TINY, primary_activation="squash")
+STACK = altered(
     SQUASHED,
     image_shape=(3, 20, 26),
-    capsule_layers=(CapsuleLayerConfig(6, 5, 2), CapsuleLayerConfig(3, 4)),
+    capsule_layers=(DynamicConfig(6, 5, 2), DynamicConfig(3, 4)),
 )
-BARE = dataclasses.replace(TINY, decoder_sizes=None)
+BARE = altered(TINY, decoder_sizes=None)
 SMALL = {"tiny": TINY, "squashed": SQUASHED, "stack": STACK, "bare": BARE}
 
 small = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
@@ -56,7 +57,7 @@ def test_the_network_computes_what_the_formulas_say(config, lively):
     )
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), STACK], ids=[*PRESETS, "stack"])
+@pytest.mark.parametrize("config", [*map(preset, PRESETS), STACK], ids=[*PRESETS, "stack"])
 def test_shapes(config):
     with torch.device("meta"):
         model, images = CapsNet(config), images_for(config)
@@ -128,7 +129,7 @@ def test_a_network_of_zeros_has_zero_capsules_and_finite_gradients(dtype):
 
 
 def test_votes_keep_the_variance_of_the_capsules_that_cast_them():
-    layer = CapsuleLayer(500, 8, CapsuleLayerConfig(10, 16))
+    layer = CapsuleLayer(500, 8, DynamicConfig(10, 16))
     capsules = torch.randn(20, 500, 8)
     votes = torch.einsum("bid,idoh->bioh", capsules, layer.weight)
     assert votes.var().item() == pytest.approx(1, rel=0.05)

@@ -1,0 +1,11 @@
+"""The kinds of layers that a capsule network is composed of: one module each."""
+
+__all__ = ["KINDS"]
+
+KINDS = {
+    "conv": "stem",
+    "primary": "primary",
+    "dynamic": "dynamic",
+}
+"""Module of each kind: ``capsnet.layers.NAME`` holds its configuration and its readable form, and
+``capsnet.export.lowering.NAME``, where it exists, its faster form for inference."""

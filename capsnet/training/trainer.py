@@ -27,7 +27,8 @@ from capsnet.data.idx import LabelledImages
 from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
 from capsnet.model import CapsNet
-from capsnet.training.step import encode, reuse_freed_memory, training_step
+from capsnet.training.forms import encode
+from capsnet.training.step import reuse_freed_memory, training_step
 
 __all__ = ["Progress", "TrainingConfig", "state_path", "train"]
 
@@ -200,7 +201,7 @@ def train(
 
 def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
     """Share of the images that the model classifies correctly."""
-    device = model.stem.weight.device
+    device = next(model.parameters()).device
     correct = 0
     with torch.no_grad():
         for start in range(0, len(test_set.images), _EVALUATION_BATCH):
@@ -304,7 +305,7 @@ def _load_state(
             f"nothing to resume: there is no {path}; start without --resume, or name the --output "
             "of the run that was interrupted"
         )
-    device = model.stem.weight.device
+    device = next(model.parameters()).device
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             document = dict(json.loads(file.metadata()["run"]))

@@ -1,31 +1,31 @@
 """The metadata of an export: the same document whatever the format."""
 
 import importlib.metadata
-import json
 
-from capsnet.artifact import COUPLINGS, INPUT_NAME, ArtifactMetadata, Claim, TensorSpec
+from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ConfigError
 from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.options import ExportOptions
 
-__all__ = ["TRACE_BATCH", "describe", "refuse_int8"]
-
-TRACE_BATCH = 2
-"""Batch size that dynamic artifacts are traced at; a batch of 1 would be taken for a constant."""
+__all__ = ["describe", "require_format"]
 
 
-def refuse_int8(lowered: LoweredCapsNet) -> None:
-    """Raise ConfigError if the network is to be quantised, which torch's formats are not."""
-    if lowered.precision == "int8":
-        raise ConfigError("int8 is for ONNX: lower the network to fp32 or fp16")
+def require_format(lowered: LoweredCapsNet, name: str) -> None:
+    """Raise ConfigError if a network's precision does not exist in a format."""
+    formats = lowered.precision.formats
+    if formats is not None and name not in formats:
+        raise ConfigError(
+            f"{lowered.precision.name} exists in {', '.join(formats)} only, not in {name}: "
+            "choose another precision or format"
+        )
 
 
 def describe(
     lowered: LoweredCapsNet,
+    options: ExportOptions,
     *,
     exporter: str,
     libraries: tuple[str, ...],
-    batch: int | None,
-    checkpoint_sha256: str | None,
     opset: int | None = None,
     ir_version: int | None = None,
 ) -> ArtifactMetadata:
@@ -33,38 +33,25 @@ def describe(
 
     Args:
         lowered: the exported network.
+        options: how it was exported.
         exporter: what wrote the graph.
         libraries: distributions whose versions matter for the bytes.
-        batch: the fixed batch size, or None for any.
-        checkpoint_sha256: digest of the checkpoint file, if there was one.
         opset: ONNX operator set.
         ir_version: version of the ONNX representation.
-
-    Returns:
-        The document.
     """
-    size = "batch" if batch is None else batch
-    config = lowered.config
-    shapes = {
-        "lengths": (config.classes,),
-        "capsules": (config.classes, config.class_dim),
-        "reconstruction": config.image_shape,
-    }
-    iterations = [layer.routing_iterations for layer in config.capsule_layers]
-    couplings = sum(count - 1 for count in iterations)
+    inputs, outputs = lowered.interface("batch" if options.batch is None else options.batch)
     return ArtifactMetadata(
         toolkit_version=importlib.metadata.version("capsnet-export"),
         exporter=exporter,
         versions={name: importlib.metadata.version(name) for name in libraries},
-        checkpoint_sha256=checkpoint_sha256,
-        config=json.loads(config.to_json()),
-        forms={"routing": lowered.routing, "convolution": lowered.convolution},
-        precision=lowered.precision,
-        inputs=(TensorSpec(INPUT_NAME, "float32", (size, *config.image_shape)),),
-        outputs=tuple(
-            TensorSpec(name, "float32", (size, *shapes[name])) for name in lowered.outputs
-        ),
-        claims=(Claim(f"routing by {iterations} iterations", COUPLINGS, couplings, couplings),),
+        checkpoint_sha256=options.checkpoint_sha256,
+        config=lowered.config_values,
+        precision=lowered.precision.name,
+        forms=lowered.forms,
+        inputs=inputs,
+        outputs=outputs,
+        decision=lowered.decision,
+        claims=lowered.claims,
         opset=opset,
         ir_version=ir_version,
     )

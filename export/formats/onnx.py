@@ -7,98 +7,78 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
-from capsnet.artifact import (
-    INPUT_NAME,
-    METADATA_KEY,
-    OUTPUT_NAMES,
-    ArtifactMetadata,
-    TensorSpec,
-)
+from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.errors import ConfigError, ExportError, first_line
-from capsnet.export.formats.description import TRACE_BATCH, describe
+from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredCapsNet
-from capsnet.export.precision.int8 import check_calibration, quantise
-from capsnet.model import CapsNet
+from capsnet.export.options import TRACE_BATCH, ExportOptions
+from capsnet.export.precision.int8 import check_calibration
+from capsnet.stages import record_stages
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "to_naive_onnx", "to_onnx"]
-
-OPSETS = range(18, 24)
-"""Operator sets that can be asked for: from the exporter's native one to the newest tested."""
-
-DEFAULT_OPSET = 18
-"""The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
+__all__ = ["to_onnx"]
 
 
 class _Stages(nn.Module):
-    """Gives every stage of the lowered network as an output, so that each keeps its name."""
+    """Gives every stage of a lowered network as an output, so that each keeps its name."""
 
     def __init__(self, lowered: LoweredCapsNet) -> None:
         super().__init__()
         self.lowered = lowered
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.lowered.stages(image).values())
+        return tuple(record_stages(self.lowered, image).values())
 
 
 def to_onnx(
-    lowered: LoweredCapsNet,
-    path: Path,
-    *,
-    batch: int | None = None,
-    opset: int = DEFAULT_OPSET,
-    checkpoint_sha256: str | None = None,
-    calibration: npt.NDArray[np.float32] | None = None,
+    lowered: LoweredCapsNet, path: Path, options: ExportOptions = ExportOptions()
 ) -> ArtifactMetadata:
     """Write a lowered network as an ONNX file with its metadata inside.
 
     The same network, options and library versions give the same bytes, wherever and whenever.
-    Intermediate tensors keep the names of the network's stages (``LoweredCapsNet.stages``), and
-    nodes are named ``stage/operator``.
+    Intermediate tensors keep the names of the network's stages (``capsnet.stages``), and nodes are
+    named ``stage/operator``.
 
     Args:
         lowered: the network, with inputs and outputs in float32.
         path: the file to write.
-        batch: a fixed batch size, or None for any.
-        opset: ONNX operator set, one of :data:`OPSETS`.
-        checkpoint_sha256: digest of the checkpoint file, for the metadata.
-        calibration: images float32 ``[n, channels, height, width]`` to quantise a network that was
-            lowered to int8 with.
+        options: how to write it.
 
     Returns:
         The metadata that was written.
 
     Raises:
-        ConfigError: if the network is of int8 without calibration images, or the reverse.
+        ConfigError: if the format does not have the network's precision, or calibration images are
+            missing or not wanted.
         DataError: if the calibration images are too few, of another shape, or all alike.
         ExportError: if the exporter fails, or its result is not a valid model with these inputs and
             outputs.
     """
-    if (calibration is not None) != (lowered.precision == "int8"):
+    require_format(lowered, "onnx")
+    precision, calibration = lowered.precision, options.calibration
+    if (calibration is not None) != precision.calibrated:
         raise ConfigError(
-            f"calibration images go with int8, and int8 with them; the network is lowered to "
-            f"{lowered.precision}: lower it to int8, or leave the images out"
+            f"calibration images go with a precision that is calibrated, and {precision.name} is "
+            f"{'' if precision.calibrated else 'not '}one: give them, or leave them out"
         )
     if calibration is not None:
         check_calibration(calibration, lowered.config.image_shape)
-    image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
-    stages = tuple(lowered.stages(image))
-    model = _capture(_Stages(lowered), image, stages, dynamic=batch is None, opset=opset)
-    _keep_only_computation(model, lowered.outputs)
+    image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
+    stages = tuple(record_stages(lowered, image))
+    dynamic = options.batch is None
+    model = _capture(_Stages(lowered), image, stages, dynamic=dynamic, opset=options.opset)
+    _keep_only_computation(model, lowered.output_names)
     _name_nodes_by_stage(model.graph, stages)
-    if calibration is not None:
-        model = quantise(model, calibration)
+    if precision.finish is not None:
+        model = precision.finish(model, calibration)
     metadata = describe(
         lowered,
+        options,
         exporter="torch.onnx",
         libraries=("torch", "onnx", "onnxscript"),
-        batch=batch,
-        checkpoint_sha256=checkpoint_sha256,
         opset=model.opset_import[0].version,
         ir_version=model.ir_version,
     )
@@ -107,27 +87,6 @@ def to_onnx(
     _check_interface(model, metadata)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return metadata
-
-
-def to_naive_onnx(model: CapsNet, path: Path, *, opset: int = DEFAULT_OPSET) -> None:
-    """Write the readable network as it is, without lowering, for comparisons of speed.
-
-    It is no artifact: it has no metadata, and only plain onnxruntime opens it.
-
-    Args:
-        model: the network, in float32.
-        path: the file to write.
-        opset: ONNX operator set, one of :data:`OPSETS`.
-
-    Raises:
-        ExportError: as :func:`to_onnx`.
-    """
-    outputs = OUTPUT_NAMES[:2]
-    image = torch.zeros(TRACE_BATCH, *model.config.image_shape)
-    graph = _capture(model, image, outputs, dynamic=True, opset=opset)
-    _keep_only_computation(graph, outputs)
-    _check(graph)
-    path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def _check(model: onnx.ModelProto) -> None:
@@ -195,9 +154,14 @@ def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> 
     graph.output.extend(values.pop(name) for name in outputs)
     graph.value_info.extend(values.values())
     for tensor in graph.initializer:
-        tensor.name = tensor.name.removeprefix("lowered.")
+        tensor.name = _weight_name(tensor.name)
     for node in graph.node:
-        node.input[:] = [name.removeprefix("lowered.") for name in node.input]
+        node.input[:] = [_weight_name(name) for name in node.input]
+
+
+def _weight_name(name: str) -> str:
+    """A weight's name without the modules around the network and its layers."""
+    return name.removeprefix("lowered.").removeprefix("layers.")
 
 
 def _name_nodes_by_stage(graph: onnx.GraphProto, stages: tuple[str, ...]) -> None:

@@ -3,23 +3,21 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError, first_line
-from capsnet.export.formats.description import TRACE_BATCH, describe, refuse_int8
+from capsnet.artifact import ArtifactMetadata
+from capsnet.export.formats.torch import write_torch_artifact
 from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.options import ExportOptions
 
 __all__ = ["to_exported_program"]
 
 
 def to_exported_program(
-    lowered: LoweredCapsNet,
-    path: Path,
-    *,
-    batch: int | None = None,
-    checkpoint_sha256: str | None = None,
+    lowered: LoweredCapsNet, path: Path, options: ExportOptions = ExportOptions()
 ) -> ArtifactMetadata:
     """Write a lowered network as a torch.export archive with its metadata in an extra file.
 
@@ -28,40 +26,39 @@ def to_exported_program(
     Args:
         lowered: the network, with inputs and outputs in float32.
         path: the file to write.
-        batch: a fixed batch size, or None for any.
-        checkpoint_sha256: digest of the checkpoint file, for the metadata.
+        options: how to write it.
 
     Returns:
         The metadata that was written.
 
     Raises:
-        ConfigError: if the network is lowered to int8.
+        ConfigError: if the format does not have the network's precision.
         ExportError: if torch.export cannot capture the network.
     """
-    refuse_int8(lowered)
-    metadata = describe(
+
+    def capture(network: LoweredCapsNet, image: Tensor) -> torch.export.ExportedProgram:
+        dynamic = {0: torch.export.Dim("batch")} if options.batch is None else {}
+        return torch.export.export(network, (image,), dynamic_shapes=(dynamic,))
+
+    return write_torch_artifact(
         lowered,
+        path,
+        options,
+        name="pt2",
         exporter="torch.export",
-        libraries=("torch",),
-        batch=batch,
-        checkpoint_sha256=checkpoint_sha256,
+        capture=capture,
+        save=_archive,
     )
-    image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
-    dynamic = {0: torch.export.Dim("batch")} if batch is None else {}
-    try:
-        program = torch.export.export(lowered, (image,), dynamic_shapes=(dynamic,))
-    except Exception as error:  # the exporter's own errors have many kinds
-        raise ExportError(
-            f"torch.export could not capture the network: {first_line(error)}"
-        ) from error
+
+
+def _archive(program: Any, extra: dict[str, str]) -> io.BytesIO:
+    """The archive without what depends on the exporting machine."""
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it holds paths of the exporting machine
+        node.meta.pop("stack_trace", None)  # it holds paths
     program.example_inputs = None  # it would be stored as a pickle
     archive = io.BytesIO()
     with warnings.catch_warnings():
-        # Of weights in another layout, torch wonders whether they are parts of a larger tensor.
-        # Ours are whole, and on the CPU.
+        # Weights in another layout may be parts of a larger tensor, torch warns. These are whole.
         warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
-        torch.export.save(program, archive, extra_files={METADATA_KEY: metadata.to_json()})
-    path.write_bytes(archive.getvalue())
-    return metadata
+        torch.export.save(program, archive, extra_files=extra)
+    return archive

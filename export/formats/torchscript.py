@@ -1,16 +1,20 @@
 """Export to TorchScript: a frozen trace that loads with plain ``torch.jit.load``."""
 
+import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError, first_line
-from capsnet.export.formats.description import TRACE_BATCH, describe, refuse_int8
+from capsnet.artifact import ArtifactMetadata
+from capsnet.export.formats.torch import write_torch_artifact
 from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.options import ExportOptions
 
 __all__ = ["to_torchscript"]
 
@@ -23,11 +27,7 @@ _COUNTER = re.compile(rb"___torch_mangle_\d+")
 
 
 def to_torchscript(
-    lowered: LoweredCapsNet,
-    path: Path,
-    *,
-    batch: int | None = None,
-    checkpoint_sha256: str | None = None,
+    lowered: LoweredCapsNet, path: Path, options: ExportOptions = ExportOptions()
 ) -> ArtifactMetadata:
     """Write a lowered network as a TorchScript archive with its metadata in an extra file.
 
@@ -36,45 +36,51 @@ def to_torchscript(
     Args:
         lowered: the network, with inputs and outputs in float32.
         path: the file to write.
-        batch: a fixed batch size, or None for any.
-        checkpoint_sha256: digest of the checkpoint file, for the metadata.
+        options: how to write it.
 
     Returns:
         The metadata that was written.
 
     Raises:
-        ConfigError: if the network is lowered to int8.
+        ConfigError: if the format does not have the network's precision.
         ExportError: if the network cannot be traced.
     """
-    refuse_int8(lowered)
-    metadata = describe(
+    return write_torch_artifact(
         lowered,
+        path,
+        options,
+        name="torchscript",
         exporter="torch.jit.trace",
-        libraries=("torch",),
-        batch=batch,
-        checkpoint_sha256=checkpoint_sha256,
+        capture=_trace,
+        save=_archive,
     )
-    image = torch.zeros(batch or TRACE_BATCH, *lowered.config.image_shape)
+
+
+def _trace(lowered: LoweredCapsNet, image: Tensor) -> Any:
+    with _deprecations_ignored():
+        # The proof of the file is parity on real images, not a second trace.
+        traced = torch.jit.trace(lowered, (image,), check_trace=False)
+        # Frozen, float16 weights would be stored as the float32 that they are cast to.
+        buffers = [name for name, _ in lowered.named_buffers()]
+        return torch.jit.freeze(traced, preserved_attrs=buffers)
+
+
+def _archive(frozen: Any, extra: dict[str, str]) -> io.BytesIO:
     archive = io.BytesIO()
+    with _deprecations_ignored():
+        torch.jit.save(frozen, archive, _extra_files=extra)
+    return _reproducible(archive)
+
+
+@contextlib.contextmanager
+def _deprecations_ignored() -> Iterator[None]:
+    """torch asks to move to torch.export; users of TorchScript have their reasons."""
     with warnings.catch_warnings():
-        # torch asks to move to torch.export; users of TorchScript have their reasons.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        try:
-            # The proof of the file is parity on real images, not a second trace.
-            traced = torch.jit.trace(lowered, (image,), check_trace=False)
-            # Frozen, float16 weights would be stored as the float32 that they are cast to.
-            buffers = [name for name, _ in lowered.named_buffers()]
-            frozen = torch.jit.freeze(traced, preserved_attrs=buffers)
-        except Exception as error:  # the tracer's own errors have many kinds
-            raise ExportError(
-                f"torch.jit could not trace the network: {first_line(error)}"
-            ) from error
-        torch.jit.save(frozen, archive, _extra_files={METADATA_KEY: metadata.to_json()})
-    path.write_bytes(_reproducible(archive))
-    return metadata
+        yield
 
 
-def _reproducible(archive: io.BytesIO) -> bytes:
+def _reproducible(archive: io.BytesIO) -> io.BytesIO:
     """The archive without what depends on the exporting machine and process."""
     archive.seek(0)
     reader, result = torch._C.PyTorchFileReader(archive), io.BytesIO()
@@ -88,4 +94,4 @@ def _reproducible(archive: io.BytesIO) -> bytes:
             name = _COUNTER.sub(b"___torch_mangle_0", name.encode()).decode()
         writer.write_record(name, content, len(content))
     writer.write_end_of_file()
-    return result.getvalue()
+    return result

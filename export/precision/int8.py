@@ -71,6 +71,12 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
+    convolutions = _inner_convolutions(model.graph)
+    if not convolutions:
+        raise ExportError(
+            "int8 quantises the convolutions behind the first one, and this network has none: "
+            "export it in fp32 or fp16"
+        )
     fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 for any
     if fixed:
         images = np.resize(images, (-(-len(images) // fixed) * fixed, *images.shape[1:]))
@@ -93,7 +99,7 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
                 path,
                 Reader(),
                 op_types_to_quantize=["Conv"],
-                nodes_to_quantize=["primary_capsules/Conv"],
+                nodes_to_quantize=convolutions,
                 per_channel=True,
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
@@ -114,6 +120,14 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
         model.producer_version,
     )
     return quantised
+
+
+def _inner_convolutions(graph: onnx.GraphProto) -> list[str]:
+    """Names of the convolutions that do not see the image itself."""
+    given = {value.name for value in graph.input}
+    return [
+        node.name for node in graph.node if node.op_type == "Conv" and node.input[0] not in given
+    ]
 
 
 def _store_in_half(graph: onnx.GraphProto) -> None:

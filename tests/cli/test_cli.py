@@ -17,16 +17,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
-from support.artifacts import (
-    SMALL,
-    edited,
-    golden_outputs,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    random_images,
-    with_weight,
-)
+from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, with_weight
+from support.networks import SMALL, altered, lively_model, random_images
 
 from capsnet.cli.main import cli, main
 from capsnet.data.idx import mnist_test_set
@@ -255,11 +247,10 @@ def test_output_that_cannot_be_written_is_an_environment_error(folder, run, quic
 
 
 def test_network_without_a_decoder_cannot_be_exported_with_reconstruction(folder, run):
-    import dataclasses
 
     from capsnet.checkpoint import save_checkpoint
 
-    model = lively_model(dataclasses.replace(SMALL, decoder_sizes=None))
+    model = lively_model(altered(SMALL, decoder_sizes=None))
     save_checkpoint(model, folder / "model.safetensors")
     result = run(*EXPORT, "--reconstruction")
     assert result.code == 3
@@ -449,11 +440,10 @@ def test_report_without_verification_is_refused(folder, run):
 
 
 def test_verify_against_another_checkpoint_is_a_wrong_result(folder, run, quick):
-    import dataclasses
 
     from capsnet.checkpoint import save_checkpoint
 
-    wider = lively_model(dataclasses.replace(SMALL, stem_channels=5))
+    wider = lively_model(altered(SMALL, stem_channels=5))
     save_checkpoint(wider, folder / "model.safetensors")
     result = run("verify", "model.onnx", *VERIFY)
     assert result.code == 1

@@ -1,16 +1,15 @@
 """The lowered network is the readable one in other words: equal in float64, in every form."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
-from support.artifacts import SMALL, TINY, lively_model, random_images, with_layers
+from support.networks import SMALL, TINY, altered, lively_model, random_images, with_layers
 
-from capsnet.config import PRESETS, CapsNetConfig
+from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError
 from capsnet.export.lower import lower
-from capsnet.layers.dense import ROUTINGS
+from capsnet.layers.dense_routing import ROUTINGS
 
 STACK = with_layers(SMALL, (7, 5, 2), (4, 6, 3))
 
@@ -40,7 +39,7 @@ def largest_difference(
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_lowered_network_equals_the_readable_one(routing, activation, iterations, reconstruction):
     config = with_layers(TINY, (10, 8, iterations))
-    config = dataclasses.replace(config, primary_activation=activation)
+    config = altered(config, primary_activation=activation)
     error = largest_difference(config, batch=5, reconstruction=reconstruction, routing=routing)
     assert error < 1e-12
 
@@ -49,18 +48,18 @@ def test_lowered_network_equals_the_readable_one(routing, activation, iterations
 @pytest.mark.parametrize("activation", ["scale", "squash"])
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_lowered_stack_of_layers_equals_the_readable_one(routing, activation, reconstruction):
-    config = dataclasses.replace(STACK, primary_activation=activation)
+    config = altered(STACK, primary_activation=activation)
     error = largest_difference(config, batch=5, reconstruction=reconstruction, routing=routing)
     assert error < 1e-12
 
 
-@pytest.mark.parametrize(("preset", "batch"), [("mnist", 2), ("cifar10", 1)])
-def test_lowered_preset_equals_the_readable_one(preset, batch):
-    assert largest_difference(PRESETS[preset], batch=batch, reconstruction=True) < 1e-12
+@pytest.mark.parametrize(("name", "batch"), [("mnist", 2), ("cifar10", 1)])
+def test_lowered_preset_equals_the_readable_one(name, batch):
+    assert largest_difference(preset(name), batch=batch, reconstruction=True) < 1e-12
 
 
 def test_network_on_oblong_images_of_three_channels_is_lowered_exactly():
-    config = dataclasses.replace(SMALL, image_shape=(3, 12, 17), primary_groups=3)
+    config = altered(SMALL, image_shape=(3, 12, 17), primary_groups=3)
     assert config.primary_grid[0] != config.primary_grid[1]
     assert largest_difference(config, batch=3, reconstruction=True) < 1e-12
 
@@ -74,7 +73,7 @@ def test_comparison_notices_an_iteration_that_is_missing():
 
 
 def test_reconstruction_without_a_decoder_is_refused():
-    model = lively_model(dataclasses.replace(SMALL, decoder_sizes=None))
+    model = lively_model(altered(SMALL, decoder_sizes=None))
     with pytest.raises(ConfigError, match=r"no decoder.*without --reconstruction"):
         lower(model, reconstruction=True)
     assert lower(model).outputs == ("lengths", "capsules")

@@ -1,25 +1,25 @@
 """The dense and Fourier forms equal the readable ones: routing, convolution, encoder, gradients."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from support import oracle
+from support.networks import altered, network
 from torch.nn import functional
 
-from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
-from capsnet.layers.dense import pack_weight, projected_routing, squash_along
-from capsnet.model import CapsuleLayer
+from capsnet.config import preset
+from capsnet.layers.dense_routing import pack_weight, projected_routing
+from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.squash import squash
+from capsnet.training.forms import encode
 from capsnet.training.frequency import _fourier_bases, frequency_conv2d
-from capsnet.training.step import encode
 
-TINY = PRESETS["tiny"]
+TINY = preset("tiny")
 ENCODERS = {
     "tiny": (TINY, 3),
-    "tiny-squash": (dataclasses.replace(TINY, primary_activation="squash"), 3),
+    "tiny-squash": (altered(TINY, primary_activation="squash"), 3),
     "stack": (
-        CapsNetConfig(
+        network(
             image_shape=(3, 15, 18),
             stem_channels=5,
             stem_kernel=4,
@@ -29,28 +29,28 @@ ENCODERS = {
             primary_stride=3,
             primary_activation="squash",
             capsule_layers=(
-                CapsuleLayerConfig(6, 5, 2),
-                CapsuleLayerConfig(4, 3, 1),
-                CapsuleLayerConfig(3, 4, 5),
+                DynamicConfig(6, 5, 2),
+                DynamicConfig(4, 3, 1),
+                DynamicConfig(3, 4, 5),
             ),
         ),
         3,
     ),
     # 42 x 42 positions behind the stem: too many for the Fourier form
-    "large-image": (dataclasses.replace(TINY, image_shape=(1, 50, 50)), 2),
-    "mnist": (PRESETS["mnist"], 1),
-    "cifar10": (PRESETS["cifar10"], 1),
+    "large-image": (altered(TINY, image_shape=(1, 50, 50)), 2),
+    "mnist": (preset("mnist"), 1),
+    "cifar10": (preset("cifar10"), 1),
 }
 
 
 def layer_and_capsules(iterations):
     """A capsule layer whose couplings end far from uniform, and its input, in float64."""
-    layer = CapsuleLayer(9, 3, CapsuleLayerConfig(4, 5, iterations)).double()
+    layer = DynamicConfig(4, 5, iterations).build((9, 3)).double()
     return layer, torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
 
 
 def route(layer, capsules):
-    return projected_routing(capsules.mT, pack_weight(layer.weight), layer.routing_iterations)
+    return projected_routing(capsules.mT, pack_weight(layer.weight), layer.iterations)
 
 
 def gradients(outputs, inputs):
@@ -63,7 +63,7 @@ def gradients(outputs, inputs):
 def test_squash_along_an_axis_equals_equation_1(dim):
     poses = torch.randn(3, 4, 5, dtype=torch.float64)
     expected = np.moveaxis(oracle.squash(poses.movedim(dim, -1)), -1, dim)
-    np.testing.assert_allclose(squash_along(poses, dim), expected, rtol=1e-13)
+    np.testing.assert_allclose(squash(poses, dim), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 4, 5])
@@ -87,12 +87,12 @@ def test_projected_routing_has_the_gradients_of_the_readable_layer(iterations):
 def test_projected_routing_shows_every_iteration(iterations):
     layer, capsules = layer_and_capsules(iterations)
     seen = []
-    routed = projected_routing(
-        capsules.mT,
-        pack_weight(layer.weight),
-        iterations,
-        lambda inputs, outputs: seen.append((inputs, outputs)),
-    )
+
+    def squashed(inputs):
+        seen.append((inputs, squash(inputs)))
+        return seen[-1][1]
+
+    routed = projected_routing(capsules.mT, pack_weight(layer.weight), [squashed] * iterations)
     assert len(seen) == iterations
     for number, (inputs, outputs) in enumerate(seen, start=1):
         assert inputs.shape == outputs.shape == (4, 2, 5)
@@ -107,7 +107,7 @@ def test_projected_routing_shows_every_iteration(iterations):
 def test_projected_routing_is_finite_with_finite_gradients(dtype, scale):
     capsules = (scale * torch.randn(2, 3, 9)).to(dtype).requires_grad_()
     weight = torch.randn(4, 27, 5).to(dtype).requires_grad_()
-    routed = projected_routing(capsules, weight, 3)
+    routed = projected_routing(capsules, weight, [squash] * 3)
     routed.sum().backward()
     assert routed.dtype == dtype
     assert routed.isfinite().all()
@@ -150,7 +150,7 @@ def test_a_first_call_in_inference_mode_leaves_later_calls_differentiable():
 
 @pytest.mark.parametrize(("config", "batch"), ENCODERS.values(), ids=ENCODERS)
 def test_the_training_encoder_equals_the_readable_network(config, batch, lively):
-    model = lively(dataclasses.replace(config, decoder_sizes=None))
+    model = lively(altered(config, decoder_sizes=None))
     images = torch.rand(batch, *config.image_shape, dtype=torch.float64)
     with torch.no_grad():
         lengths, capsules = model(images)
@@ -163,7 +163,7 @@ def test_the_training_encoder_equals_the_readable_network(config, batch, lively)
 @pytest.mark.parametrize("name", ["tiny", "tiny-squash", "stack", "large-image"])
 def test_the_training_encoder_has_the_gradients_of_the_readable_network(name, lively):
     config, batch = ENCODERS[name]
-    model = lively(dataclasses.replace(config, decoder_sizes=None))
+    model = lively(altered(config, decoder_sizes=None))
     images = torch.rand(batch, *config.image_shape, dtype=torch.float64)
     parameters = list(model.parameters())
     expected = gradients(model(images)[1], parameters)

@@ -7,9 +7,16 @@ import pytest
 import torch
 from support import oracle
 
-from capsnet.layers.routing import dynamic_routing, squash
+from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.squash import squash
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def dynamic_routing(votes, iterations):
+    """The readable layer's routing of votes ``[batch, in_capsules, out_capsules, dim]``."""
+    _, inputs, outputs, dim = votes.shape
+    return DynamicConfig(outputs, dim, iterations).build((inputs, dim)).route(votes)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 30.0, 1e6])

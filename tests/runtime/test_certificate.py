@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from support.artifacts import SMALL, onnx_bytes
+from support.artifacts import onnx_bytes
+from support.networks import SMALL
 
 from capsnet.errors import ArtifactError, ResultError
 from capsnet.files import file_sha256

@@ -1,6 +1,5 @@
 """Small networks, their exports, and ways to break an artifact: shared by the export's tests."""
 
-import dataclasses
 import functools
 import json
 import tempfile
@@ -12,67 +11,15 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from support.networks import SMALL, lively_model
 
 from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
-from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
-from capsnet.export.formats.onnx import DEFAULT_OPSET, to_onnx
+from capsnet.config import CapsNetConfig
+from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
-from capsnet.layers.routing import squash
-from capsnet.model import PRIMARY_SCALE, CapsNet
+from capsnet.export.options import ExportOptions
+from capsnet.formats import DEFAULT_OPSET
 from capsnet.runtime.proof.reference import EagerModel
-
-TINY = PRESETS["tiny"]
-
-SMALL = CapsNetConfig(
-    image_shape=(1, 12, 12),
-    stem_channels=4,
-    stem_kernel=5,
-    primary_groups=2,
-    primary_dim=4,
-    primary_kernel=3,
-    primary_stride=2,
-    capsule_layers=(CapsuleLayerConfig(capsules=5, dim=6),),
-    decoder_sizes=(8,),
-)
-"""The least network with all parts: its export takes a second."""
-
-
-def with_layers(config: CapsNetConfig, *layers: tuple[int, int, int]) -> CapsNetConfig:
-    """The configuration with other capsule layers: capsules, dim, routing iterations."""
-    stack = tuple(CapsuleLayerConfig(*layer) for layer in layers)
-    return dataclasses.replace(config, capsule_layers=stack)
-
-
-def lively_model(config: CapsNetConfig) -> CapsNet:
-    """A network whose capsules have lengths like those of a trained one, always the same.
-
-    Fresh weights give lengths near zero: there every coupling is uniform, and a routing iteration
-    more or less changes nothing. So every layer is scaled until its uniformly coupled votes add up
-    to vectors of length 1.
-    """
-    images = torch.from_numpy(random_images(config, 4))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(20171026)
-        model = CapsNet(config)
-        poses = model.to_capsules(model.primary(torch.relu(model.stem(images))))
-        factor = 1 / poses.norm(dim=-1).mean()
-        if config.primary_activation == "scale":
-            factor /= PRIMARY_SCALE
-        model.primary.weight *= factor
-        model.primary.bias *= factor
-        capsules = (
-            squash(poses * factor) if model.squash_primary else poses * factor * PRIMARY_SCALE
-        )
-        for layer in model.capsule_layers:
-            sums = torch.einsum("bid,idoh->boh", capsules, layer.weight) / layer.weight.shape[2]
-            layer.weight /= sums.norm(dim=-1).mean()
-            capsules = layer(capsules)
-    return model.eval()
-
-
-def random_images(config: CapsNetConfig, count: int, seed: int = 0) -> np.ndarray:
-    """Images float32 ``[count, channels, height, width]``, values 0..1."""
-    return np.random.default_rng(seed).random((count, *config.image_shape), np.float32)
 
 
 def metadata_for(
@@ -124,8 +71,9 @@ def _onnx_bytes(
 ) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        lowered = lower(lively_model(config), reconstruction=reconstruction, routing=routing)
-        to_onnx(lowered, path, batch=batch, opset=opset)
+        forms = {} if routing == "auto" else {"routing": routing}
+        lowered = lower(lively_model(config), reconstruction=reconstruction, forms=forms)
+        to_onnx(lowered, path, ExportOptions(batch=batch, opset=opset))
         return path.read_bytes()
 
 

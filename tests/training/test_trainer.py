@@ -14,18 +14,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.networks import altered, network
 
 from capsnet.checkpoint import load_checkpoint, save_checkpoint
-from capsnet.config import PRESETS, CapsNetConfig, CapsuleLayerConfig
+from capsnet.config import preset
 from capsnet.data.idx import LabelledImages, mnist_test_set
 from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
+from capsnet.layers.dynamic import DynamicConfig
 from capsnet.model import CapsNet
 from capsnet.training import trainer as training
 from capsnet.training.loss import margin_loss
 from capsnet.training.trainer import Progress, TrainingConfig, evaluate, state_path, train
 
 CPU = torch.device("cpu")
-CONFIG = CapsNetConfig(
+CONFIG = network(
     image_shape=(1, 10, 12),
     stem_channels=6,
     stem_kernel=3,
@@ -33,7 +35,7 @@ CONFIG = CapsNetConfig(
     primary_dim=4,
     primary_kernel=3,
     primary_activation="squash",  # learns faster than "scale"
-    capsule_layers=(CapsuleLayerConfig(3, 4),),
+    capsule_layers=(DynamicConfig(3, 4),),
     decoder_sizes=(8,),
 )
 OPTIONS = TrainingConfig(epochs=3, batch_size=16, learning_rate=1e-2, shift=1, seed=5)
@@ -123,7 +125,7 @@ def interrupted(output):
 
 @pytest.mark.parametrize("decoder", [(8,), None])
 def test_the_network_learns(output, decoder):
-    ends, config = [], dataclasses.replace(CONFIG, decoder_sizes=decoder)
+    ends, config = [], altered(CONFIG, decoder_sizes=decoder)
     history = run(
         output,
         dataclasses.replace(OPTIONS, epochs=8),
@@ -149,7 +151,7 @@ def test_the_tiny_preset_learns_mnist(output):
     history = run(
         output,
         options,
-        config=PRESETS["tiny"],
+        config=preset("tiny"),
         train_set=train_set,
         test_set=test_set,
         accuracy=evaluate,
@@ -319,7 +321,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(finished, killed, k
     [
         (CONFIG, dataclasses.replace(OPTIONS, seed=6), "training"),
         (CONFIG, dataclasses.replace(OPTIONS, epochs=4), "training"),
-        (dataclasses.replace(CONFIG, stem_channels=7), OPTIONS, "config"),
+        (altered(CONFIG, stem_channels=7), OPTIONS, "config"),
     ],
 )
 def test_a_run_with_other_options_is_not_resumed(interrupted, config, options, named):
@@ -356,7 +358,7 @@ def test_training_starts_from_the_initial_weights(output):
 
 
 def test_initial_weights_of_another_network_are_refused(output):
-    other = CapsNet(dataclasses.replace(CONFIG, stem_channels=7))
+    other = CapsNet(altered(CONFIG, stem_channels=7))
     with pytest.raises(CheckpointError, match="of another network"):
         run(output, initial=other)
     assert not output.exists()

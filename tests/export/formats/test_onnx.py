@@ -1,6 +1,5 @@
 """The ONNX file computes the same numbers in two engines, describes itself, and repeats by byte."""
 
-import dataclasses
 import json
 import os
 import re
@@ -16,27 +15,17 @@ import onnxruntime
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from support.artifacts import (
-    SMALL,
-    TINY,
-    edited,
-    golden_outputs,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    parsed,
-    random_images,
-    with_layers,
-)
+from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, parsed
+from support.networks import SMALL, TINY, altered, lively_model, random_images, with_layers
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ExportError
 from capsnet.export.formats.onnx import DEFAULT_OPSET, OPSETS, to_onnx
 from capsnet.export.lower import lower
-from capsnet.layers.dense import ROUTINGS
+from capsnet.layers.dense_routing import ROUTINGS
 
 ALL = ("lengths", "capsules", "reconstruction")
-SQUASHED = dataclasses.replace(TINY, primary_activation="squash")
+SQUASHED = altered(TINY, primary_activation="squash")
 STACK = with_layers(SMALL, (7, 5, 2), (4, 6, 3))
 ONCE = with_layers(SMALL, (5, 6, 1))
 
@@ -261,7 +250,6 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from support.artifacts import SMALL, lively_model
 from capsnet.export.lower import lower
 from capsnet.export.formats.onnx import to_onnx
 lowered = lower(lively_model(SMALL), reconstruction=True, convolution="winograd")

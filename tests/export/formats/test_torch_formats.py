@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.artifacts import SMALL, golden_outputs, lively_model, random_images, with_layers
+from support.artifacts import golden_outputs
+from support.networks import SMALL, lively_model, random_images, with_layers
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
 from capsnet.errors import ArtifactError, DeviceError

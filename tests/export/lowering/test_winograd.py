@@ -8,16 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.artifacts import (
-    SMALL,
-    edited,
-    golden_outputs,
-    lively_model,
-    metadata_of,
-    parsed,
-    random_images,
-    with_weight,
-)
+from support.artifacts import edited, golden_outputs, metadata_of, parsed, with_weight
+from support.networks import SMALL, lively_model, network, random_images
 from torch import nn
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
@@ -210,14 +202,14 @@ def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
 @pytest.mark.parametrize(
     ("config", "precision", "expected"),
     [
-        (CapsNetConfig(stem_channels=128, primary_groups=16), "fp32", "winograd"),
-        (CapsNetConfig(stem_channels=64, primary_groups=16), "fp32", "direct"),
-        (CapsNetConfig(stem_channels=128, primary_groups=8), "fp32", "direct"),
+        (network(stem_channels=128, primary_groups=16), "fp32", "winograd"),
+        (network(stem_channels=64, primary_groups=16), "fp32", "direct"),
+        (network(stem_channels=128, primary_groups=8), "fp32", "direct"),
         (CapsNetConfig((1, 30, 28), 128, primary_groups=16), "fp32", "direct"),  # 7 rows
         (CapsNetConfig((1, 36, 28), 128, primary_groups=16), "fp32", "winograd"),  # 10 rows
         (CapsNetConfig((1, 33, 28), 128, 9, 16, 8, 3), "fp32", "direct"),  # too little is saved
-        (CapsNetConfig(stem_channels=128, primary_groups=16), "fp16", "direct"),
-        (CapsNetConfig(stem_channels=128, primary_groups=16), "int8", "direct"),
+        (network(stem_channels=128, primary_groups=16), "fp16", "direct"),
+        (network(stem_channels=128, primary_groups=16), "int8", "direct"),
     ],
 )
 def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected):

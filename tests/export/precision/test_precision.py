@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.artifacts import SMALL, lively_model, metadata_of, parsed, random_images
+from support.artifacts import metadata_of, parsed
+from support.networks import SMALL, altered, lively_model, random_images
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
@@ -27,7 +28,7 @@ from capsnet.runtime.proof.verification import Judge, Request
 from capsnet.runtime.sessions.opening import open_session
 
 EXPORTERS = {"onnx": to_onnx, "torchscript": to_torchscript, "pt2": to_exported_program}
-WIDE = dataclasses.replace(SMALL, stem_channels=16, primary_groups=8)
+WIDE = altered(SMALL, stem_channels=16, primary_groups=8)
 """Wide enough that every weight behind the stem is a large one."""
 
 CALIBRATION = random_images(WIDE, 64, seed=1)
@@ -79,7 +80,7 @@ def test_half_precision_is_no_single_precision_in_disguise(folder):
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_half_precision_is_half_the_size(tmp_path, name):
-    config = dataclasses.replace(WIDE, stem_channels=128, primary_groups=32)
+    config = altered(WIDE, stem_channels=128, primary_groups=32)
     sizes = {}
     for precision in ("fp32", "fp16"):
         path = tmp_path / precision

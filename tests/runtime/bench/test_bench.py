@@ -10,15 +10,8 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
-from support.artifacts import (
-    SMALL,
-    edited,
-    lively_model,
-    onnx_bytes,
-    parsed,
-    random_images,
-    with_weight,
-)
+from support.artifacts import edited, onnx_bytes, parsed, with_weight
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.cli.main import main

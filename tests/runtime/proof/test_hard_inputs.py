@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from support.artifacts import SMALL, lively_model, metadata_for, random_images
+from support.artifacts import metadata_for
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.runtime.proof.hard_inputs import HardInputs, near_ties
 from capsnet.runtime.proof.reference import EagerModel

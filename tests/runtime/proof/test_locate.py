@@ -8,21 +8,14 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.artifacts import (
-    SMALL,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    parsed,
-    random_images,
-    with_layers,
-)
+from support.artifacts import metadata_of, onnx_bytes, parsed
+from support.networks import SMALL, altered, lively_model, random_images, with_layers
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.export.lower import lower
 from capsnet.runtime.proof.locate import locate, onnx_stages, readable_stages
 
-STACK = with_layers(dataclasses.replace(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
+STACK = with_layers(altered(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
 IMAGES = random_images(SMALL, 4)
 METADATA = ArtifactMetadata.from_json(
     json.dumps(metadata_of(onnx_bytes(STACK, reconstruction=True)))

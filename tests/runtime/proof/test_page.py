@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from support.artifacts import SMALL, edited, lively_model, onnx_bytes, random_images, with_weight
+from support.artifacts import edited, onnx_bytes, with_weight
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.runtime.proof.page import render

@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 import torch
 from support.artifacts import (
-    SMALL,
-    TINY,
     edited,
-    lively_model,
     metadata_for,
     onnx_bytes,
     parsed,
-    random_images,
     with_dynamic_interface,
-    with_layers,
     with_reordered_classes,
     with_weight,
 )
+from support.networks import SMALL, TINY, lively_model, network, random_images, with_layers
 
 from capsnet.artifact import OUTPUT_NAMES
-from capsnet.config import CapsNetConfig, CapsuleLayerConfig
 from capsnet.errors import ArtifactError
+from capsnet.layers.dynamic import DynamicConfig
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.proof.parity import BATCH_SIZES, compare
 from capsnet.runtime.proof.reference import EagerModel
@@ -154,7 +150,7 @@ def test_baked_batch_size_fails_at_the_others(tmp_path, monkeypatch):
 
 # Constructed numbers: the images are their own indices, and the runs are tables
 
-TOY = CapsNetConfig(
+TOY = network(
     image_shape=(1, 1, 1),
     stem_channels=1,
     stem_kernel=1,
@@ -162,7 +158,7 @@ TOY = CapsNetConfig(
     primary_dim=1,
     primary_kernel=1,
     primary_stride=1,
-    capsule_layers=(CapsuleLayerConfig(capsules=3, dim=2),),
+    capsule_layers=(DynamicConfig(capsules=3, dim=2),),
     decoder_sizes=(1,),
 )
 COUNT = 4

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from support.artifacts import SMALL, lively_model, random_images, with_layers
+from support.networks import SMALL, lively_model, random_images, with_layers
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.errors import CapsNetError

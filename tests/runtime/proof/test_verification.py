@@ -1,6 +1,5 @@
 """Verification reads the file in a fresh process, certifies its bytes, and hides no crash."""
 
-import dataclasses
 import getpass
 import json
 import re
@@ -11,17 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.artifacts import (
-    SMALL,
-    TINY,
-    edited,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    random_images,
-    with_metadata,
-    with_weight,
-)
+from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
+from support.networks import SMALL, TINY, altered, lively_model, random_images
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, save_checkpoint
 from capsnet.data.idx import mnist_test_set
@@ -157,7 +147,7 @@ def test_checkpoint_named_by_the_artifact_is_accepted(folder):
 
 
 def test_checkpoint_of_other_sizes_is_refused(folder):
-    wider = dataclasses.replace(SMALL, stem_channels=5)
+    wider = altered(SMALL, stem_channels=5)
     save_checkpoint(lively_model(wider), folder / "model.safetensors")
     with pytest.raises(ResultError, match="was not exported from"):
         verify(folder)

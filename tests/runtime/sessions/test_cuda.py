@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.artifacts import SMALL, lively_model, random_images
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.export.formats.onnx import to_onnx

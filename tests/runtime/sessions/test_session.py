@@ -8,18 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 from support.artifacts import (
-    SMALL,
-    TINY,
     edited,
     golden_outputs,
     metadata_of,
     onnx_bytes,
     parsed,
-    random_images,
     with_dynamic_interface,
-    with_layers,
     with_metadata,
 )
+from support.networks import SMALL, TINY, random_images, with_layers
 
 from capsnet.errors import ArtifactError, DataError, DeviceError
 from capsnet.runtime.sessions import cuda

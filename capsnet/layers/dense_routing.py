@@ -1,26 +1,25 @@
-"""Routing by agreement as dense matrix products: exact rewrites of ``routing.dynamic_routing``.
+"""Dynamic routing as dense matrix products: exact rewrites of ``layers.dynamic``.
 
-Trainer and exporter share them; the readable model does not, so it can judge both. They use that
+Trainer and exporter share them; the readable layer does not, so it can judge both. They use that
 
 - the first coupling is uniform, so the first iteration is one matrix product, without a softmax;
 - the logits after r iterations are the agreement with ``v1 + ... + vr``: only that sum is carried;
 - the agreement after the last iteration is never used.
+
+Axes: b = batch, i = input capsules, o = output capsules, d = dim of an input capsule, h = dim of an
+output capsule.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["ROUTINGS", "pack_weight", "projected_routing", "squash_along", "votes_routing"]
+__all__ = ["ROUTINGS", "pack_weight", "projected_routing", "votes_routing"]
 
-OnIteration = Callable[[Tensor, Tensor], None]
-
-
-def _ignore(inputs: Tensor, outputs: Tensor) -> None:
-    """Nobody watches the iterations."""
+Squashing = Callable[[Tensor], Tensor]
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -28,16 +27,7 @@ def pack_weight(weight: Tensor) -> Tensor:
     return rearrange(weight, "i d o h -> o (d i) h")
 
 
-def squash_along(poses: Tensor, dim: int) -> Tensor:
-    """``routing.squash`` (equation 1) for vectors that lie along another axis than the last."""
-    length = torch.linalg.vector_norm(poses, dim=dim, keepdim=True)
-    squashed: Tensor = poses * (length / (1 + length * length))
-    return squashed
-
-
-def projected_routing(
-    capsules: Tensor, weight: Tensor, iterations: int, on_iteration: OnIteration = _ignore
-) -> Tensor:
+def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashing]) -> Tensor:
     """A capsule layer with dynamic routing that never forms the votes.
 
     With votes ``u = x W``, the agreement ``u . v`` is ``x . (W v)`` and the routed sum ``sum c u``
@@ -46,9 +36,8 @@ def projected_routing(
     Args:
         capsules: ``[batch, in_dim, in_capsules]``.
         weight: ``[out_capsules, (in_dim in_capsules), out_dim]``, see :func:`pack_weight`.
-        iterations: rounds of routing, at least 1.
-        on_iteration: called in every round with the inputs of the output capsules (s in the paper)
-            and the output capsules (v), both ``[out_capsules, batch, out_dim]``.
+        iterations: what squashes the inputs of the output capsules (s in the paper), laid out
+            ``[out_capsules, batch, out_dim]``, in each round of routing; at least one.
 
     Returns:
         Output capsules ``[batch, out_capsules, out_dim]``.
@@ -72,16 +61,14 @@ def projected_routing(
 
     uniform = (capsules.flatten(1) / out_capsules) @ weight
     step = route_again if uniform.requires_grad else route
-    return _unroll(uniform, step, iterations, on_iteration).movedim(0, 1)
+    return _unroll(uniform, step, iterations).movedim(0, 1)
 
 
-def votes_routing(
-    capsules: Tensor, weight: Tensor, iterations: int, on_iteration: OnIteration = _ignore
-) -> Tensor:
+def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashing]) -> Tensor:
     """A capsule layer with dynamic routing over votes, laid out so that nothing is transposed.
 
-    Arguments and result are those of :func:`projected_routing`, except that ``on_iteration``
-    receives ``[batch, out_capsules, out_dim]``.
+    Arguments and result are those of :func:`projected_routing`, except that the inputs of the
+    output capsules are laid out ``[batch, out_capsules, out_dim]``.
     """
     out_capsules, _, out_dim = weight.shape
     by_input = rearrange(weight, "o (d i) h -> i d (o h)", d=capsules.shape[1])
@@ -92,38 +79,32 @@ def votes_routing(
         routed: Tensor = (coupling.unsqueeze(3) * votes).sum(0)
         return routed
 
-    return _unroll(votes.sum(0) / out_capsules, route, iterations, on_iteration)
+    return _unroll(votes.sum(0) / out_capsules, route, iterations)
 
 
 def _unroll(
-    uniform: Tensor,
-    route: Callable[[Tensor], Tensor],
-    iterations: int,
-    on_iteration: OnIteration,
+    uniform: Tensor, route: Callable[[Tensor], Tensor], iterations: Iterable[Squashing]
 ) -> Tensor:
     """Procedure 1.
 
     Args:
         uniform: the inputs of the output capsules under uniform coupling, their vectors last.
         route: the inputs under the coupling that agrees with a sum of output capsules.
-        iterations: rounds of routing.
-        on_iteration: called with inputs and output capsules.
+        iterations: the squashing of each round.
 
     Returns:
         Output capsules, laid out like ``uniform``.
     """
-    inputs, outputs = uniform, squash_along(uniform, -1)
-    on_iteration(inputs, outputs)
+    first, *others = iterations
+    outputs = first(uniform)
     total = outputs
-    for _ in range(iterations - 1):
-        inputs = route(total)
-        outputs = squash_along(inputs, -1)
-        on_iteration(inputs, outputs)
+    for squash in others:
+        outputs = squash(route(total))
         total = total + outputs
     return outputs
 
 
-ROUTINGS: Mapping[str, Callable[..., Tensor]] = {
+ROUTINGS: Mapping[str, Callable[[Tensor, Tensor, Iterable[Squashing]], Tensor]] = {
     "projected": projected_routing,
     "votes": votes_routing,
 }

@@ -1,0 +1,83 @@
+"""What every kind of layer has: a configuration that names its kind, and builds its module."""
+
+import dataclasses
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import nn
+
+from capsnet.errors import ConfigError
+from capsnet.layers import KINDS
+
+__all__ = ["LayerConfig", "Shape", "require_positive"]
+
+Shape = tuple[int, ...]
+"""Of what flows between layers, without the batch: an image ``(channels, height, width)``, or
+capsules ``(capsules, dim)``."""
+
+
+@dataclass(frozen=True)
+class LayerConfig(ABC):
+    """Sizes of one layer. A subclass is a kind of layer::
+
+        @dataclass(frozen=True)
+        class MyConfig(LayerConfig, kind="mine"):
+            capsules: int
+
+    Its JSON form holds its fields, and its ``kind``.
+    """
+
+    kind: ClassVar[str]
+    _known: ClassVar[dict[str, type["LayerConfig"]]] = {}
+
+    def __init_subclass__(cls, *, kind: str) -> None:
+        cls.kind = kind
+        LayerConfig._known[kind] = cls
+
+    @classmethod
+    def of_kind(cls, kind: object) -> type[Self]:
+        """The class of that kind.
+
+        Raises:
+            ValueError: if there is none, or it is another sort of layer than this class.
+        """
+        if isinstance(kind, str) and kind in KINDS:
+            importlib.import_module(f"capsnet.layers.{KINDS[kind]}")
+        found = LayerConfig._known.get(kind) if isinstance(kind, str) else None
+        if found is None or not issubclass(found, cls):
+            raise ValueError(
+                f"{kind!r} is no kind of layer, expected one of {', '.join(LayerConfig._known)}; "
+                "import the module that defines it"
+            )
+        return found
+
+    @abstractmethod
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of what the layer gives.
+
+        Args:
+            shape: of what it takes.
+
+        Raises:
+            ConfigError: if it does not take that.
+        """
+
+    @abstractmethod
+    def build(self, shape: Shape) -> nn.Module:
+        """A new layer, with random weights.
+
+        Args:
+            shape: of what it takes.
+        """
+
+
+def require_positive(config: LayerConfig) -> None:
+    """Raise ConfigError unless every number in a configuration is a positive integer."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and (type(value) is not int or value < 1):
+            raise ConfigError(
+                f"{config.kind}: {field.name} must be a positive integer, got {value!r}"
+            )

@@ -1,0 +1,86 @@
+"""Capsules routed by agreement (Sabour, Frosst, Hinton 2017, arXiv:1710.09829, procedure 1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from capsnet.errors import ConfigError
+from capsnet.layers.base import LayerConfig, Shape, require_positive
+from capsnet.layers.squash import Squash
+
+__all__ = ["DynamicCapsules", "DynamicConfig", "iteration_stages"]
+
+
+@dataclass(frozen=True)
+class DynamicConfig(LayerConfig, kind="dynamic"):
+    """A layer of capsules with dynamic routing.
+
+    Attributes:
+        capsules: number of output capsules.
+        dim: length of each one's pose vector.
+        routing_iterations: rounds of routing, at least 1 (the paper uses 3).
+
+    Raises:
+        ConfigError: if a value is not a positive integer.
+    """
+
+    capsules: int
+    dim: int
+    routing_iterations: int = 3
+
+    def __post_init__(self) -> None:
+        require_positive(self)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 2:
+            raise ConfigError(f"a capsule layer takes (capsules, dim), got {shape}")
+        return self.capsules, self.dim
+
+    def build(self, shape: Shape) -> "DynamicCapsules":
+        return DynamicCapsules(*shape, self)
+
+
+class DynamicCapsules(nn.Module):
+    """Capsules that vote for capsules of the next layer, routed by agreement. Stackable.
+
+    Axes: b = batch, i = input capsules, o = output capsules, d = dim of an input capsule, h = dim
+    of an output capsule.
+
+    Args:
+        in_capsules: number of input capsules.
+        in_dim: length of an input capsule.
+        config: sizes and routing iterations of the layer.
+    """
+
+    def __init__(self, in_capsules: int, in_dim: int, config: DynamicConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(in_capsules, in_dim, config.capsules, config.dim))
+        bound = (3 / in_dim) ** 0.5  # votes keep the variance of the capsules that cast them
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.iterations = nn.ModuleList(Squash() for _ in range(config.routing_iterations))
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        """Capsules ``[batch, in_capsules, in_dim]`` to ``[batch, capsules, dim]``."""
+        return self.route(torch.einsum("bid,idoh->bioh", capsules, self.weight))
+
+    def route(self, votes: Tensor) -> Tensor:
+        """Route votes (u_hat) ``[batch, in_capsules, capsules, dim]``, by procedure 1."""
+        logits = torch.zeros_like(votes[..., 0])
+        outputs = torch.zeros_like(votes[:, 0])
+        for squash in self.iterations:
+            coupling = torch.softmax(logits, dim=-1)
+            outputs = squash(torch.einsum("bio,bioh->boh", coupling, votes))
+            logits = logits + torch.einsum("bioh,boh->bio", votes, outputs)
+        return outputs
+
+    def stages(self) -> Mapping[str, nn.Module]:
+        """What each iteration squashes, and the output capsules after it."""
+        return iteration_stages(self.iterations)
+
+
+def iteration_stages(iterations: nn.ModuleList) -> dict[str, nn.Module]:
+    """The squashing of each routing iteration, by the name of its stages."""
+    return {f"iteration{number}": squash for number, squash in enumerate(iterations, start=1)}

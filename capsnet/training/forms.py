@@ -1,0 +1,81 @@
+"""Layers in the form that trains fastest: the same functions of the same parameters.
+
+A kind of layer that has none here trains as it is written.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from capsnet.layers.dense_routing import pack_weight, projected_routing
+from capsnet.layers.dynamic import DynamicCapsules
+from capsnet.layers.primary import PrimaryCapsules
+from capsnet.layers.stem import ConvStem
+from capsnet.model import CapsNet
+from capsnet.training.frequency import frequency_conv2d
+
+__all__ = ["encode", "training_form"]
+
+Form = Callable[[Tensor], Tensor]
+
+_ROUTED_IMAGES = 32  # at a time: what lies between the products then stays in a CPU's caches
+_LARGEST_FREQUENCY_GRID = 256  # positions; beyond it the dense Fourier transform costs too much
+
+
+def encode(model: CapsNet, images: Tensor) -> Tensor:
+    """Class capsules of ``model``, equal to its own forward pass up to rounding.
+
+    Args:
+        model: the network; gradients flow to its parameters.
+        images: ``[batch, channels, height, width]``, values 0..1.
+
+    Returns:
+        Class capsules ``[batch, classes, dim]``.
+    """
+    values = images
+    for layer in model.parts().values():
+        values = training_form(layer)(values)
+    return values
+
+
+@functools.singledispatch
+def training_form(layer: nn.Module) -> Form:
+    """What computes the same as the layer, faster where that is registered for its type."""
+    return layer
+
+
+@training_form.register
+def _stem(layer: ConvStem) -> Form:
+    # In place: no gradient needs what was there before.
+    return lambda images: torch.nn.functional.conv2d(images, layer.weight, layer.bias).relu_()
+
+
+@training_form.register
+def _primary(layer: PrimaryCapsules) -> Form:
+    stride = layer.stride[0]
+
+    def capsules(features: Tensor) -> Tensor:
+        grid = math.prod(-(-size // stride) for size in features.shape[-2:])
+        if features.device.type != "cpu" or grid > _LARGEST_FREQUENCY_GRID:
+            result: Tensor = layer(features)
+            return result
+        assert layer.bias is not None
+        poses = frequency_conv2d(features, layer.weight, stride)
+        return layer.activate(poses + layer.bias[:, None, None])
+
+    return capsules
+
+
+@training_form.register
+def _dynamic(layer: DynamicCapsules) -> Form:
+    def routed(capsules: Tensor) -> Tensor:
+        weight = pack_weight(layer.weight)
+        parts = capsules.split(_ROUTED_IMAGES) if capsules.device.type == "cpu" else [capsules]
+        return torch.cat(
+            [projected_routing(part.mT.contiguous(), weight, layer.iterations) for part in parts]
+        )
+
+    return routed

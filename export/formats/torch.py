@@ -1,0 +1,58 @@
+"""What the exporters of torch's own formats share."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capsnet.artifact import METADATA_KEY, ArtifactMetadata
+from capsnet.errors import ExportError, first_line
+from capsnet.export.formats.description import describe, require_format
+from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.options import TRACE_BATCH, ExportOptions
+
+__all__ = ["write_torch_artifact"]
+
+
+def write_torch_artifact(
+    lowered: LoweredCapsNet,
+    path: Path,
+    options: ExportOptions,
+    *,
+    name: str,
+    exporter: str,
+    capture: Callable[[LoweredCapsNet, Tensor], Any],
+    save: Callable[[Any, dict[str, str]], io.BytesIO],
+) -> ArtifactMetadata:
+    """Capture a network, and write it with its metadata in an extra file.
+
+    Args:
+        lowered: the network.
+        path: the file to write.
+        options: how to write it.
+        name: of the format.
+        exporter: what captures the network, for the metadata and for errors.
+        capture: gives what torch saves, from the network and an example batch.
+        save: an archive of it with extra files.
+
+    Returns:
+        The metadata that was written.
+
+    Raises:
+        ConfigError: if the format does not have the network's precision.
+        ExportError: if torch cannot capture the network.
+    """
+    require_format(lowered, name)
+    metadata = describe(lowered, options, exporter=exporter, libraries=("torch",))
+    image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
+    try:
+        captured = capture(lowered, image)
+    except Exception as error:  # the exporters' own errors have many kinds
+        raise ExportError(
+            f"{exporter} could not capture the network: {first_line(error)}"
+        ) from error
+    path.write_bytes(save(captured, {METADATA_KEY: metadata.to_json()}).getvalue())
+    return metadata

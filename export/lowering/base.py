@@ -1,0 +1,146 @@
+"""Rewriting a network layer by layer: what a lowered layer is, and the one that changes nothing.
+
+A kind of layer that has a faster form registers it with :func:`rewrite`, in a module of its own
+beside this one. One that has none is exported as it is written.
+"""
+
+import copy
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from capsnet.artifact import Claim
+from capsnet.layers.base import Shape
+from capsnet.precision import Precision
+
+__all__ = ["READABLE", "AsWritten", "Given", "Layout", "LoweredLayer", "Options", "rewrite"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides how a layer is lowered.
+
+    Attributes:
+        precision: of the artifact.
+        forms: a form for each choice that is not left to the layer, such as
+            ``{"routing": "votes"}``.
+    """
+
+    precision: Precision
+    forms: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How capsules are laid out between two lowered layers.
+
+    The readable layout is ``[batch, capsules, dim]``; what is not capsules has no other.
+
+    Attributes:
+        dim_first: whether they are ``[batch, dim, capsules]``.
+        places: int64 ``[capsules]``: where each of the readable layer's capsules lies; None for all
+            in their own places.
+    """
+
+    dim_first: bool = False
+    places: Tensor | None = None
+
+    def to_readable(self, capsules: Tensor) -> Tensor:
+        """Capsules of this layout as the readable layer would give them."""
+        if self.dim_first:
+            capsules = capsules.mT
+        return capsules if self.places is None else capsules[:, self.places]
+
+
+READABLE = Layout()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a layer will be given: the shape of it, without the batch, and the layout."""
+
+    shape: Shape
+    layout: Layout
+
+
+class LoweredLayer(nn.Module, ABC):
+    """A layer in the form that is exported; its weights are copies.
+
+    Attributes:
+        layout: of what it gives.
+        forms: what it chose, by the name of the choice.
+        claims: what a graph must contain that holds this layer.
+        computes_in: dtype that it takes and computes in; None for whatever it is given.
+        opaque: whether it may hold operators that other layers' claims count.
+    """
+
+    layout: Layout = READABLE
+    forms: Mapping[str, str] = {}
+    claims: tuple[Claim, ...] = ()
+    computes_in: torch.dtype | None = None
+    opaque: bool = False
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer's function, on the layout that it was lowered for."""
+
+    def stages(self) -> Mapping[str, nn.Module]:
+        """Stages inside it by name, see :func:`capsnet.stages.record_stages`; none by default."""
+        return {}
+
+    def to_readable(self, stage: Tensor) -> Tensor:
+        """One of its stages, as the readable layer lays it out."""
+        return self.layout.to_readable(stage)
+
+    def in_half(self) -> None:
+        """Take on float16, where the layer keeps its accuracy in it: by default nowhere."""
+        self.computes_in = torch.float32
+
+
+class AsWritten(LoweredLayer):
+    """A readable layer, unchanged.
+
+    Args:
+        layer: it is copied.
+        layout: of what it will be given.
+    """
+
+    opaque = True
+
+    def __init__(self, layer: nn.Module, layout: Layout = READABLE) -> None:
+        super().__init__()
+        self.as_written = copy.deepcopy(layer)
+        self._dim_first = layout.dim_first
+        self.register_buffer("places", layout.places, persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        given = Layout(self._dim_first, self.places)  # type: ignore[arg-type]
+        result: Tensor = self.as_written(given.to_readable(values))
+        return result
+
+    def stages(self) -> Mapping[str, nn.Module]:
+        own: Mapping[str, nn.Module] = getattr(self.as_written, "stages", dict)()
+        return own
+
+
+@functools.singledispatch
+def rewrite(layer: nn.Module, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
+    """A layer in the form that inference engines run fast, dispatched on its type.
+
+    Args:
+        layer: the readable layer, left as it is.
+        given: what the lowered layer before it gives.
+        options: what decides the form.
+
+    Returns:
+        The lowered layer: by default the readable one. That of the last layer of a network must
+        give the readable layout.
+
+    Raises:
+        ConfigError: if a form was asked for that does not fit the layer.
+    """
+    return AsWritten(layer, given.layout)

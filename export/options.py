@@ -1,0 +1,31 @@
+"""What an export can be asked for, whatever the format."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.formats import DEFAULT_OPSET
+
+__all__ = ["TRACE_BATCH", "ExportOptions"]
+
+TRACE_BATCH = 2
+"""Batch size that dynamic artifacts are traced at; a batch of 1 would be taken for a constant."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExportOptions:
+    """How to write an artifact.
+
+    Attributes:
+        batch: a fixed batch size, or None for any.
+        opset: ONNX operator set, one of :data:`capsnet.formats.OPSETS`; other formats have none.
+        checkpoint_sha256: digest of the checkpoint file, for the metadata.
+        calibration: images float32 ``[n, channels, height, width]``, for precisions that are
+            calibrated.
+    """
+
+    batch: int | None = None
+    opset: int = DEFAULT_OPSET
+    checkpoint_sha256: str | None = None
+    calibration: npt.NDArray[np.float32] | None = None
