@@ -153,6 +153,10 @@ def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> 
     graph.ClearField("output")
     graph.output.extend(values.pop(name) for name in outputs)
     graph.value_info.extend(values.values())
+    computed = {name for node in graph.node for name in node.output}
+    known = [value for value in graph.value_info if value.name in computed]
+    graph.ClearField("value_info")  # weights say of themselves what they are
+    graph.value_info.extend(known)
     for tensor in graph.initializer:
         tensor.name = _weight_name(tensor.name)
     for node in graph.node:

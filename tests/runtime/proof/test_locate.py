@@ -1,25 +1,21 @@
 """Fault location: a fault planted in a stage is found in that stage."""
 
-import dataclasses
-import json
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.artifacts import metadata_of, onnx_bytes, parsed
+from support.artifacts import onnx_bytes, parsed
 from support.networks import SMALL, altered, lively_model, random_images, with_layers
 
-from capsnet.artifact import ArtifactMetadata
+from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
-from capsnet.runtime.proof.locate import locate, onnx_stages, readable_stages
+from capsnet.runtime.proof.locate import locate, onnx_stages
+from capsnet.stages import record_stages
 
 STACK = with_layers(altered(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
 IMAGES = random_images(SMALL, 4)
-METADATA = ArtifactMetadata.from_json(
-    json.dumps(metadata_of(onnx_bytes(STACK, reconstruction=True)))
-)
+LOWERED = lower(lively_model(STACK), reconstruction=True)
 STAGES = (
     "stem",
     "primary_capsules",
@@ -46,16 +42,21 @@ def planted(stage):
     return model.SerializeToString()
 
 
+def stages_of(path, lowered):
+    """The stages in an ONNX file of a lowered network, in the readable layout."""
+    found = onnx_stages(path, IMAGES)
+    return {n: lowered.to_readable(n, torch.from_numpy(a)).numpy() for n, a in found.items()}
+
+
 @pytest.mark.parametrize("routing", ["projected", "votes"])
-def test_the_stages_of_an_unbroken_artifact_are_right(routing, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_stages_of_an_unbroken_artifact_are_right(routing, precision, tmp_path):
     path = tmp_path / "model.onnx"
-    path.write_bytes(onnx_bytes(STACK, reconstruction=True, routing=routing))
-    stages = locate(
-        lively_model(STACK),
-        onnx_stages(path, IMAGES),
-        IMAGES,
-        dataclasses.replace(METADATA, routing=routing),
+    lowered = lower(
+        lively_model(STACK), reconstruction=True, precision=precision, forms={"routing": routing}
     )
+    to_onnx(lowered, path)
+    stages = locate(lively_model(STACK), stages_of(path, lowered), IMAGES, precision)
     assert first_wrong(stages) is None
     assert {stage.name for stage in stages} >= set(STAGES)
 
@@ -64,43 +65,45 @@ def test_the_stages_of_an_unbroken_artifact_are_right(routing, tmp_path):
 def test_a_fault_in_an_onnx_graph_is_found_in_its_stage(stage, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(planted(stage))
-    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, METADATA)
+    stages = locate(lively_model(STACK), stages_of(path, LOWERED), IMAGES, "fp32")
     assert first_wrong(stages) == stage
 
 
 @pytest.mark.parametrize("stage", ["stem", "primary_capsules", "layer0", "layer1", "decoder"])
 def test_a_fault_in_a_lowered_module_is_found_in_its_stage(stage):
     lowered = lower(lively_model(STACK), reconstruction=True)
-    names = {"primary_capsules": "primary"}
+    weights = {
+        "stem": "layers.stem.as_written.weight",
+        "primary_capsules": "layers.primary_capsules.conv.weight",
+        "decoder": "decoder.1.weight",
+    }
     with torch.no_grad():
-        if stage.startswith("layer"):
-            lowered.get_buffer(stage).mul_(1.001)
-        else:
-            part = lowered.get_submodule(names.get(stage, stage))
-            next(part.parameters()).mul_(1.01)
-        found = lowered.stages(torch.from_numpy(IMAGES))
+        lowered.state_dict()[weights.get(stage, f"layers.{stage}.weight")].mul_(1.01)
+        found = record_stages(lowered, torch.from_numpy(IMAGES))
     expected = {
         "layer0": "layer0.iteration1.inputs",
         "layer1": "layer1.iteration1.inputs",
         "decoder": "reconstruction",
     }.get(stage, stage)
-    arrays = {name: tensor.numpy() for name, tensor in found.items()}
-    assert first_wrong(locate(lively_model(STACK), arrays, IMAGES, METADATA)) == expected
+    arrays = {name: lowered.to_readable(name, tensor).numpy() for name, tensor in found.items()}
+    assert first_wrong(locate(lively_model(STACK), arrays, IMAGES, "fp32")) == expected
 
 
 def test_an_iteration_that_is_missing_is_named(tmp_path):
     shorter = with_layers(STACK, (6, 5, 2), (5, 6, 2))
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_bytes(shorter, reconstruction=True))
-    stages = locate(lively_model(STACK), onnx_stages(path, IMAGES), IMAGES, METADATA)
+    stages = locate(lively_model(STACK), stages_of(path, LOWERED), IMAGES, "fp32")
     wrong = next(stage for stage in stages if not stage.passed)
     assert wrong.error is None or wrong.name.startswith("layer1")
 
 
 def test_the_stages_of_the_readable_model_end_in_its_outputs():
     model = lively_model(STACK).double()
-    stages = readable_stages(model, IMAGES, torch.float64)
-    lengths, capsules = model(torch.from_numpy(IMAGES).double())
-    last = stages["layer1.iteration3.capsules"]
-    assert np.abs(last - capsules.detach().numpy()).max() < 1e-12
-    assert np.abs(stages["lengths"] - lengths.detach().numpy()).max() < 1e-12
+    images = torch.from_numpy(IMAGES).double()
+    stages = record_stages(model, images)
+    lengths, capsules = model(images)
+    assert list(stages)[-3:] == ["lengths", "capsules", "reconstruction"]
+    torch.testing.assert_close(stages["layer1.iteration3.capsules"], capsules, rtol=0, atol=1e-12)
+    torch.testing.assert_close(stages["lengths"], lengths, rtol=0, atol=1e-12)
+    assert not any(module._forward_hooks for module in model.modules())

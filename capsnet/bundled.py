@@ -1,0 +1,21 @@
+"""Trained networks that come with the package. Needs no torch."""
+
+from pathlib import Path
+
+from capsnet.data.idx import ASSETS
+
+__all__ = ["BUNDLED", "checkpoint_file"]
+
+BUNDLED = {"mnist": ASSETS / "mnist.safetensors"}
+"""Their checkpoints by name."""
+
+
+def checkpoint_file(checkpoint: str | Path | None) -> Path:
+    """The file of a checkpoint: of a bundled one by its name, of any other by its path.
+
+    Args:
+        checkpoint: name or path; None is the bundled MNIST network.
+    """
+    if checkpoint is None:
+        checkpoint = "mnist"
+    return BUNDLED.get(str(checkpoint), Path(checkpoint))

@@ -1,0 +1,214 @@
+"""What a user adds from a file of their own: a kind of layer, a precision, a format.
+
+Nothing of the package is touched. The process that proves an export loads this file again, by its
+path, so it imports nothing but the package.
+"""
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+import capsnet
+from capsnet.config import CapsNetConfig, preset
+from capsnet.errors import ResultError
+from capsnet.export.formats.onnx import to_onnx
+from capsnet.formats import FORMATS, Format
+from capsnet.layers.base import LayerConfig, Shape
+from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.squash import Squash
+from capsnet.precision import PRECISIONS, Budget, Precision
+from capsnet.runtime.sessions.onnx import OrtSession
+
+# A layer: every output capsule is a squashed sum of linear maps, without any routing.
+
+
+@dataclass(frozen=True)
+class SummedConfig(LayerConfig, kind="summed"):
+    capsules: int
+    dim: int
+
+    def output_shape(self, shape: Shape) -> Shape:  # noqa: ARG002
+        return self.capsules, self.dim
+
+    def build(self, shape: Shape) -> "Summed":
+        return Summed(*shape, self)
+
+
+class Summed(nn.Module):
+    def __init__(self, in_capsules: int, in_dim: int, config: SummedConfig) -> None:
+        super().__init__()
+        scale = in_capsules**-0.5
+        self.weight = nn.Parameter(
+            scale * torch.randn(in_capsules, in_dim, config.capsules, config.dim)
+        )
+        self.squash = Squash()
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        return self.squash(torch.einsum("bid,idoh->boh", capsules, self.weight))
+
+
+# A precision: weights rounded to bfloat16, arithmetic in float32.
+
+
+def round_weights(network: nn.Module) -> nn.Module:
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(torch.bfloat16))
+    return network
+
+
+ROUNDED = Precision(
+    "rounded", Budget(factor=4.0, max=2.0**-5, p99=2.0**-6, rms=2.0**-7), convert=round_weights
+)
+
+
+# A format: an ONNX file behind a few bytes of its own.
+
+MAGIC = b"BOXED\0\0\0"
+
+
+def to_boxed(lowered, path, options):
+    inner = path.with_suffix(".inner")
+    try:
+        metadata = to_onnx(lowered, inner, options)
+        path.write_bytes(MAGIC + inner.read_bytes())
+    finally:
+        inner.unlink(missing_ok=True)
+    return metadata
+
+
+class BoxedSession(OrtSession):
+    format = "boxed"
+
+    def __init__(self, path, device, threads=None, tf32=False):
+        with tempfile.TemporaryDirectory() as folder:
+            inner = Path(folder, "model.onnx")
+            inner.write_bytes(path.read_bytes().removeprefix(MAGIC))
+            super().__init__(inner, device, threads, tf32)
+
+
+BOXED = Format(
+    "boxed", "capsnet.boxed", lambda head, _: head == MAGIC, export=to_boxed, open=BoxedSession
+)
+
+if __name__.startswith("capsnet_definitions"):  # in the process that proves
+    PRECISIONS[ROUNDED.name] = ROUNDED
+    FORMATS[BOXED.name] = BOXED
+
+
+BASE = dataclasses.replace(preset("tiny"), capsule_layers=(DynamicConfig(10, 8),), decoder=None)
+SUMMED = dataclasses.replace(BASE, capsule_layers=(SummedConfig(6, 5), DynamicConfig(10, 8, 2)))
+IMAGES = np.random.default_rng(0).random((24, 1, 28, 28), np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network with the new kind of layer, trained for some steps."""
+    labels = np.arange(40) % 10
+    images = np.zeros((40, 1, 28, 28), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 2 * label : 2 * label + 6, 4:24] = 255
+    return capsnet.train(
+        images, labels, config=SUMMED, epochs=3, batch_size=8, device="cpu", seed=1
+    )
+
+
+def test_a_new_kind_of_layer_trains(trained):
+    torch.manual_seed(1)
+    fresh = trained.__class__(SUMMED)
+    before, after = fresh.capsule_layers[0].weight, trained.capsule_layers[0].weight
+    assert before.shape == after.shape == (144, 4, 6, 5)
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_a_new_kind_of_layer_has_a_configuration_in_json():
+    assert CapsNetConfig.from_json(SUMMED.to_json()) == SUMMED
+    assert '{"capsules": 6, "dim": 5, "kind": "summed"}' in SUMMED.to_json()
+
+
+@pytest.mark.parametrize("file", ["own.onnx", "own.pt", "own.pt2"])
+def test_a_new_kind_of_layer_is_exported_and_proven(trained, tmp_path, file):
+    certificate = capsnet.export_model(trained, tmp_path / file, images=IMAGES, device="cpu")
+    assert certificate.passed
+    assert certificate.artifact.metadata.config["capsule_layers"][0]["kind"] == "summed"
+    assert {check.output for check in certificate.parity.checks} == {"lengths", "capsules"}
+    # What is known is lowered all the same.
+    assert certificate.artifact.metadata.forms["routing"] == "projected"
+    assert capsnet.verify(tmp_path / file, trained, images=IMAGES, device="cpu").passed
+
+
+@pytest.mark.parametrize(
+    ("weight", "stage"),
+    [
+        ("stem.as_written.weight", "stem"),
+        ("layer0.as_written.weight", "layer0"),
+        ("layer1.weight", "layer1.iteration1.inputs"),
+    ],
+)
+def test_a_fault_is_located_around_a_new_kind_of_layer(trained, tmp_path, weight, stage):
+    path, checkpoint = tmp_path / "own.onnx", tmp_path / "own.safetensors"
+    capsnet.export_model(trained, path, images=IMAGES, device="cpu")
+    model = onnx.load(path)
+    (tensor,) = [t for t in model.graph.initializer if t.name == weight]
+    tensor.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), weight)
+    )
+    onnx.save(model, path)
+    certificate = capsnet.verify(path, trained, images=IMAGES, device="cpu")
+    assert not certificate.passed
+    from capsnet.api import locate_fault
+    from capsnet.checkpoint import save_checkpoint
+    from capsnet.runtime.proof.request import Request
+
+    save_checkpoint(trained, checkpoint)
+    np.save(tmp_path / "images.npy", IMAGES)
+    stages = locate_fault(path, Request(checkpoint, tmp_path / "images.npy", device="cpu"))
+    assert next(s.name for s in stages if not s.passed) == stage
+
+
+def test_a_new_precision_is_exported_and_judged_by_its_own_budget(monkeypatch, tmp_path):
+    monkeypatch.setitem(PRECISIONS, ROUNDED.name, ROUNDED)
+    model = capsnet.CapsNet(BASE)
+    path = tmp_path / "rounded.onnx"
+    certificate = capsnet.export_model(
+        model, path, precision="rounded", images=IMAGES, device="cpu"
+    )
+    assert certificate.artifact.metadata.precision == "rounded"
+    assert certificate.parity.budget == ROUNDED.budget
+    # The budget of float32 would not have let it pass.
+    baseline = dataclasses.asdict(certificate.parity.baseline["capsules"])
+    allowed = PRECISIONS["fp32"].budget.allows(baseline, 1.0)["max"]
+    errors = [c.errors.max for c in certificate.parity.checks if c.output == "capsules"]
+    assert max(errors) > allowed
+
+
+def test_a_new_format_is_exported_recognised_and_proven(monkeypatch, tmp_path):
+    monkeypatch.setitem(FORMATS, BOXED.name, BOXED)
+    model = capsnet.CapsNet(BASE)
+    path = tmp_path / "model.boxed"
+    certificate = capsnet.export_model(model, path, images=IMAGES, device="cpu")
+    assert certificate.artifact.format == "boxed"
+    session = capsnet.open_session(path, "cpu")
+    assert session.format == "boxed"
+    assert session.run(IMAGES)["lengths"].shape == (24, 10)
+
+
+def test_a_new_format_that_computes_wrong_numbers_is_refused(monkeypatch, tmp_path):
+    def to_wrong(lowered, path, options):
+        with torch.no_grad():
+            lowered.layers["layer0"].get_buffer("weight").mul_(1.01)
+        return to_boxed(lowered, path, options)
+
+    monkeypatch.setitem(FORMATS, BOXED.name, dataclasses.replace(BOXED, export=to_wrong))
+    path = tmp_path / "model.boxed"
+    with pytest.raises(ResultError, match="does not compute the same numbers"):
+        capsnet.export_model(capsnet.CapsNet(BASE), path, images=IMAGES, device="cpu")
+    assert list(tmp_path.iterdir()) == []
