@@ -122,13 +122,14 @@ def loaded_after(code, *arguments, cwd):
 HEAVY = {"torch", "onnx", "onnxscript", "einops", "safetensors", "click", "rich", "PIL"}
 
 
-def test_onnx_file_is_opened_and_run_with_numpy_and_onnxruntime_alone(tmp_path):
+@pytest.mark.parametrize("module", ["capsnet", "capsnet.runtime.sessions.opening"])
+def test_onnx_file_is_opened_and_run_with_numpy_and_onnxruntime_alone(tmp_path, module):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes())
     np.save(tmp_path / "images.npy", random_images(SMALL, 2))
-    code = """
+    code = f"""
 from pathlib import Path
 import numpy
-from capsnet.runtime.sessions.opening import open_session
+from {module} import open_session
 session = open_session(Path("model.onnx"), "cpu")
 print(session.run(numpy.load("images.npy"))["lengths"].shape)
 """
@@ -139,7 +140,10 @@ print(session.run(numpy.load("images.npy"))["lengths"].shape)
 
 
 def test_light_modules_need_no_torch(tmp_path):
-    names = ("artifact", "config", "data.idx", "data.stream", "errors", "files")
+    names = (
+        *("artifact", "config", "data.idx", "data.stream", "definitions", "documents", "errors"),
+        *("files", "formats", "precision", "presets"),
+    )
     code = "\n".join(f"import capsnet.{name}" for name in names)
     modules, _ = loaded_after(code, cwd=tmp_path)
     assert "numpy" in modules  # of capsnet.data.idx

@@ -9,10 +9,12 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import capsnet
 
@@ -125,6 +127,33 @@ def test_folders_beside_the_package_count_where_they_are_those_of_this_project(t
     assert not capsnet._is_source_checkout(tmp_path)
     shutil.copy(ROOT / "pyproject.toml", project)
     assert capsnet._is_source_checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wheel"),
+    [
+        ("linux", "x86_64", "onnxruntime-gpu"),
+        ("linux", "aarch64", "onnxruntime"),
+        ("win32", "AMD64", "onnxruntime-gpu"),
+        ("win32", "ARM64", "onnxruntime"),
+        ("darwin", "arm64", "onnxruntime"),
+        ("darwin", "x86_64", "onnxruntime"),
+    ],
+)
+def test_every_system_gets_the_one_onnxruntime_that_it_has_wheels_for(system, machine, wheel):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [Requirement(text) for text in project["dependencies"]]
+    environment = {"sys_platform": system, "platform_machine": machine}
+    taken = {r.name for r in needed if r.marker is None or r.marker.evaluate(environment)}
+    assert {name for name in taken if name.startswith("onnxruntime")} == {wheel}
+    assert {"torch", "onnx", "numpy", "pillow"} <= taken
+
+
+def test_documents_and_constraints_are_in_the_source_distribution():
+    listed = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").split()
+    for name in ("constraints.txt", "CHANGELOG.md", "CONTRIBUTING.md", ".ci", "docs", "tests"):
+        assert name in listed
+        assert (ROOT / name).exists()
 
 
 @pytest.mark.parametrize("name", VERBS)
