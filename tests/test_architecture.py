@@ -96,6 +96,31 @@ def test_allowed_import_is_left_alone(path, source):
     assert violations(path, source) == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_function_is_longer_than_60_lines(path):
+    assert long_functions(path.read_text(encoding="utf-8")) == []
+
+
+def long_functions(source, most=60):
+    """Names of functions with more lines than that, without decorators and docstring."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+            if lines > most:
+                names.append(node.name)
+    return names
+
+
+def test_long_function_is_noticed():
+    body = "\n".join(["    pass"] * 58)
+    assert long_functions(f'def f():\n    """One\n\n    two."""\n{body}\n    pass') == []
+    assert long_functions(f"def f():\n{body}\n    pass\n    pass") == ["f"]
+    assert long_functions(f"class A:\n  def f(self):\n{body}\n    pass\n    pass") == ["f"]
+
+
 def test_every_folder_of_the_source_is_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent.relative_to(ROOT).as_posix() for path in FILES}

@@ -1,4 +1,4 @@
-"""``capsnet doctor``: what is installed, and whether it can do what it promises."""
+"""``capsnet doctor``: what is installed, and whether it works."""
 
 import dataclasses
 
@@ -15,11 +15,11 @@ __all__ = ["doctor_command"]
     type=click.Choice(DEVICES[1:]),
     default="cpu",
     show_default=True,
-    help="What must work: with cuda, its absence is a problem, too.",
+    help="What must work; with cuda, a missing CUDA is a problem.",
 )
 @with_output
 def doctor_command(out: Output, device: str) -> None:
-    """Show what is installed, and whether it can do what it promises."""
+    """Show what is installed, and whether it works."""
     from rich.markup import escape
 
     from capsnet.errors import DeviceError
@@ -35,4 +35,4 @@ def doctor_command(out: Output, device: str) -> None:
         out.console.print(f"{mark}[bold]{escape(finding.subject):32}[/] {text}")
     problems = [finding.subject for finding in findings if finding.status == "problem"]
     if problems:
-        raise DeviceError(f"what is installed cannot do what it promises: {', '.join(problems)}")
+        raise DeviceError(f"what is installed does not work: {', '.join(problems)}")

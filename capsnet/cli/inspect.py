@@ -1,4 +1,4 @@
-"""``capsnet inspect``: what an artifact says about itself."""
+"""``capsnet inspect``: the description inside an artifact, and where its nodes run."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["inspect_command"]
 @device_option
 @with_output
 def inspect_command(out: Output, artifact: Path, device: "Device") -> None:
-    """Show what an artifact says about itself, and where its nodes run."""
+    """Show the description inside an artifact, and where its nodes run."""
     from rich.markup import escape
 
     from capsnet.documents import to_values

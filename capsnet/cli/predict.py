@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from capsnet.cli.options import FILE, Output, device_option, with_output
+from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
 
 if TYPE_CHECKING:
     from capsnet.runtime.sessions.base import Device
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 @click.command("predict")
 @click.argument("artifact", type=FILE)
 @click.argument("inputs", type=FILE, nargs=-1, required=True)
-@click.option("--output", type=FILE, help="File to write.  [default: standard output]")
+@click.option("--output", type=OutputFile(), help="File to write.  [default: standard output]")
 @click.option(
     "--format",
     "output_format",

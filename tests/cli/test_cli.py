@@ -617,8 +617,9 @@ def test_json_that_cannot_be_written_is_an_environment_error(folder, run):
         ("verify", "model.onnx", *VERIFY, "--json", "none/page.html"),
         (*EXPORT, "--images", "images.npy", "--report", "none/page.html"),
         ("train", "--data", ".", "--output", "none/page.html"),
+        ("predict", "model.onnx", "images.npy", "--output", "none/page.html"),
     ],
-    ids=["report", "json", "report of an export", "checkpoint"],
+    ids=["report", "json", "report of an export", "checkpoint", "predictions"],
 )
 def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
     def work(*arguments, **options):
@@ -763,6 +764,7 @@ def idx_folder(folder, train, test):
     return folder
 
 
+@pytest.mark.slow
 def test_network_is_trained_exported_and_verified(tmp_path):
     idx_folder(tmp_path / "digits", 300, 100)
     options = ("--preset", "tiny", "--epochs", "2", "--device", "cpu", "--json", "training.json")
