@@ -98,7 +98,7 @@ class OutputFile(click.Path):
         super().__init__(path_type=Path, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path: Any = super().convert(value, param, ctx)  # a Path, as path_type says
         if not (self.allow_dash and path == _STANDARD_OUTPUT):
             check_writable(path)
         return path

@@ -816,6 +816,7 @@ def test_errors_of_a_real_process_are_one_message_and_the_documented_code(folder
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to another process")
 def test_interrupted_training_exits_with_130_and_says_how_to_resume(tmp_path):
     idx_folder(tmp_path / "digits", 64, 20)
