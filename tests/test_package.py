@@ -167,7 +167,9 @@ def test_examples_of_public_names_run_as_written(tmp_path, monkeypatch):
     said = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for name in [*VERBS, *sorted(set(DEFINED) - set(VERBS))]:
-        for test in doctest.DocTestFinder().find(getattr(capsnet, name), name, globs={}):
+        for test in doctest.DocTestFinder().find(
+            getattr(capsnet, name), name, globs={"capsnet": capsnet}
+        ):
             runner.run(test, out=said.append)
     assert runner.tries >= len(VERBS)
     assert runner.failures == 0, "".join(said)
