@@ -7,7 +7,7 @@ The verbs, each with an example in its own help:
 - :func:`export_model` writes an artifact, proves it, and returns its certificate;
 - :func:`verify` proves an artifact again;
 - :func:`open_session` opens an artifact, and :func:`predict` classifies images with it;
-- :func:`compare` compares an artifact's numbers with those of its network.
+- :func:`compare` compares speeds, of what is proven.
 
 Every error that a user can mend is a :class:`CapsNetError`. Importing this package imports nothing
 that loads slowly: each name is imported when it is first used.
