@@ -1,7 +1,114 @@
-"""Capsule networks, from readable PyTorch to a proven production artifact."""
+"""Capsule networks, from readable PyTorch to a proven production artifact.
 
+The verbs, each with an example in its own help:
+
+- :func:`load` reads a checkpoint, or the bundled MNIST model;
+- :func:`train` trains a network on arrays;
+- :func:`export_model` writes an artifact, proves it, and returns its certificate;
+- :func:`verify` proves an artifact again;
+- :func:`open_session` opens an artifact, and :func:`predict` classifies images with it;
+- :func:`compare` compares speeds, of what is proven.
+
+Every error that a user can mend is a :class:`CapsNetError`. Importing this package imports nothing
+that loads slowly: each name is imported when it is first used.
+"""
+
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_ROOT = Path(__file__).parents[1]
-if (_ROOT / "export" / "lower.py").is_file() and (_ROOT / "runtime").is_dir():
-    __path__.append(str(_ROOT))  # a source checkout: export/ and runtime/ lie beside this folder
+if TYPE_CHECKING:
+    from capsnet.api import compare, export_model, load, open_session, predict, train, verify
+    from capsnet.config import CapsNetConfig
+    from capsnet.errors import (
+        ArtifactError,
+        CapsNetError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        DeviceError,
+        ExportError,
+        OutputError,
+        ResultError,
+    )
+    from capsnet.model import CapsNet
+
+    __version__: str
+
+__all__ = [
+    "ArtifactError",
+    "CapsNet",
+    "CapsNetConfig",
+    "CapsNetError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "ExportError",
+    "OutputError",
+    "ResultError",
+    "__version__",
+    "compare",
+    "export_model",
+    "load",
+    "open_session",
+    "predict",
+    "train",
+    "verify",
+]
+
+_MODULES = {
+    "ArtifactError": "capsnet.errors",
+    "CapsNet": "capsnet.model",
+    "CapsNetConfig": "capsnet.config",
+    "CapsNetError": "capsnet.errors",
+    "CheckpointError": "capsnet.errors",
+    "ConfigError": "capsnet.errors",
+    "DataError": "capsnet.errors",
+    "DeviceError": "capsnet.errors",
+    "ExportError": "capsnet.errors",
+    "OutputError": "capsnet.errors",
+    "ResultError": "capsnet.errors",
+    "compare": "capsnet.api",
+    "export_model": "capsnet.api",  # "export" is the name of a package in here
+    "load": "capsnet.api",
+    "open_session": "capsnet.api",
+    "predict": "capsnet.api",
+    "train": "capsnet.api",
+    "verify": "capsnet.api",
+}
+"""Where each public name is defined."""
+
+
+def _is_source_checkout(folder: Path) -> bool:
+    """Whether a folder is the root of this project's source."""
+    if not all((folder / part).is_dir() for part in ("export", "runtime")):
+        return False
+    try:
+        with (folder / "pyproject.toml").open(encoding="utf-8") as file:
+            return 'name = "capsnet-export"\n' in file
+    except (OSError, UnicodeError):
+        return False
+
+
+_ROOT = Path(__file__).absolute().parents[1]
+if _is_source_checkout(_ROOT):
+    __path__.append(str(_ROOT))  # there, export/ and runtime/ lie beside this folder, not in it
+
+if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("capsnet-export")
+        elif name in _MODULES:
+            value = getattr(importlib.import_module(_MODULES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,9 +2,9 @@
 
     CapsNetError                exit code
     +-- ConfigError             3   a network that cannot exist
-    +-- CheckpointError         3   weights that cannot be read, or are not what they claim
+    +-- CheckpointError         3   weights that cannot be read, or do not fit their configuration
     +-- DataError               3   images or labels that cannot be read, or have the wrong form
-    +-- ArtifactError           3   an exported file that cannot be opened, or contradicts itself
+    +-- ArtifactError           3   an exported file that cannot be opened, or is not what it claims
     +-- DeviceError             3   a device or an execution provider that is not there
     +-- OutputError             3   a file that cannot be written
     +-- ExportError             4   an export that failed
@@ -72,6 +72,6 @@ class ResultError(CapsNetError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, or its kind where it says nothing."""
+    """The first line of a library's error, or its kind where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

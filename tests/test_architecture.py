@@ -67,9 +67,9 @@ def test_file_imports_only_what_its_part_may(path):
         ("capsnet/model.py", "from capsnet import runtime"),
         ("capsnet/model.py", "def f():\n    from capsnet.runtime.sessions import base"),
         ("capsnet/model.py", "import capsnet.cli.main"),
-        ("capsnet/layers/stem.py", "from capsnet.cli.options import reporting"),
+        ("capsnet/layers/stem.py", "from capsnet.cli.options import with_output"),
         ("capsnet/training/step.py", "from capsnet.export.lower import lower"),
-        ("runtime/sessions/base.py", "from capsnet.cli.options import reporting"),
+        ("runtime/sessions/base.py", "from capsnet.cli.options import with_output"),
         ("export/lower.py", "from capsnet.runtime.sessions.base import Session"),
         ("runtime/predict.py", "if True:\n    from capsnet.export import lower"),
         ("runtime/predict.py", "from . import doctor"),
@@ -95,6 +95,31 @@ def test_forbidden_import_is_noticed(path, source):
 )
 def test_allowed_import_is_left_alone(path, source):
     assert violations(path, source) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_function_is_longer_than_60_lines(path):
+    assert long_functions(path.read_text(encoding="utf-8")) == []
+
+
+def long_functions(source, most=60):
+    """Names of functions with more lines than that, without decorators and docstring."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+            if lines > most:
+                names.append(node.name)
+    return names
+
+
+def test_long_function_is_noticed():
+    body = "\n".join(["    pass"] * 58)
+    assert long_functions(f'def f():\n    """One\n\n    two."""\n{body}\n    pass') == []
+    assert long_functions(f"def f():\n{body}\n    pass\n    pass") == ["f"]
+    assert long_functions(f"class A:\n  def f(self):\n{body}\n    pass\n    pass") == ["f"]
 
 
 def test_every_folder_of_the_source_is_installed():
@@ -123,13 +148,14 @@ def loaded_after(code, *arguments, cwd):
 HEAVY = {"torch", "onnx", "onnxscript", "einops", "safetensors", "click", "rich", "PIL"}
 
 
-def test_onnx_file_is_opened_and_run_with_numpy_and_onnxruntime_alone(tmp_path):
+@pytest.mark.parametrize("module", ["capsnet", "capsnet.runtime.sessions.opening"])
+def test_onnx_file_is_opened_and_run_with_numpy_and_onnxruntime_alone(tmp_path, module):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes())
     np.save(tmp_path / "images.npy", random_images(SMALL, 2))
-    code = """
+    code = f"""
 from pathlib import Path
 import numpy
-from capsnet.runtime.sessions.opening import open_session
+from {module} import open_session
 session = open_session(Path("model.onnx"), "cpu")
 print(session.run(numpy.load("images.npy"))["lengths"].shape)
 """
@@ -140,7 +166,10 @@ print(session.run(numpy.load("images.npy"))["lengths"].shape)
 
 
 def test_light_modules_need_no_torch(tmp_path):
-    names = ("artifact", "config", "data.idx", "data.stream", "errors", "files")
+    names = (
+        *("artifact", "config", "data.idx", "data.stream", "definitions", "documents", "errors"),
+        *("files", "formats", "precision", "presets"),
+    )
     code = "\n".join(f"import capsnet.{name}" for name in names)
     modules, _ = loaded_after(code, cwd=tmp_path)
     assert "numpy" in modules  # of capsnet.data.idx

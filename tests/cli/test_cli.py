@@ -600,6 +600,50 @@ def test_json_that_cannot_be_written_is_an_environment_error(folder, run):
     assert "none/out.json" in one_message(result)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "model.onnx", *VERIFY, "--report", "none/page.html"),
+        ("verify", "model.onnx", *VERIFY, "--json", "none/page.html"),
+        (*EXPORT, "--images", "images.npy", "--report", "none/page.html"),
+        ("train", "--data", ".", "--output", "none/page.html"),
+        ("predict", "model.onnx", "images.npy", "--output", "none/page.html"),
+    ],
+    ids=["report", "json", "report of an export", "checkpoint", "predictions"],
+)
+def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
+    def work(*arguments, **options):
+        raise AssertionError("no work is done for an output that cannot be written")
+
+    for name in (
+        "capsnet.checkpoint.load_checkpoint",
+        "capsnet.data.idx.load_split",
+        "capsnet.runtime.proof.verification.FreshProcess",
+        "capsnet.runtime.sessions.opening.open_session",
+    ):
+        monkeypatch.setattr(name, work)
+    before = contents(folder)
+    result = run(*arguments)
+    assert result.code == 3
+    assert "cannot write none/page.html" in one_message(result)
+    assert contents(folder) == before
+
+
+def test_choices_are_those_of_the_tables():
+    from typing import get_args
+
+    from capsnet.cli import options
+    from capsnet.formats import FORMATS
+    from capsnet.precision import PRECISIONS
+    from capsnet.presets import PRESETS
+    from capsnet.runtime.sessions.base import Device
+
+    assert tuple(options.DEVICES) == get_args(Device)
+    assert list(options.FORMAT.choices) == list(FORMATS)
+    assert list(options.PRECISION.choices) == list(PRECISIONS)
+    assert list(options.PRESET.choices) == list(PRESETS)
+
+
 # Usage and errors
 
 
@@ -710,6 +754,7 @@ def idx_folder(folder, train, test):
     return folder
 
 
+@pytest.mark.slow
 def test_network_is_trained_exported_and_verified(tmp_path):
     idx_folder(tmp_path / "digits", 300, 100)
     options = ("--preset", "tiny", "--epochs", "2", "--device", "cpu", "--json", "training.json")
@@ -761,6 +806,7 @@ def test_errors_of_a_real_process_are_one_message_and_the_documented_code(folder
     assert failed.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to another process")
 def test_interrupted_training_exits_with_130_and_says_how_to_resume(tmp_path):
     idx_folder(tmp_path / "digits", 64, 20)

@@ -233,7 +233,7 @@ def test_command_exits_with_3_where_a_promise_is_broken(machine, capsys):
     machine(H100, LACKING)
     assert run() == 3
     output = capsys.readouterr()
-    assert "cannot do what it promises: libcudnn.so.9" in output.err
+    assert "does not work: libcudnn.so.9" in output.err
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in output.out
 
 
