@@ -4,18 +4,17 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
+from capsnet.device import Device
 from capsnet.errors import ArtifactError, ConfigError, DataError
 from capsnet.precision import find_precision
 
 __all__ = ["Arrays", "Device", "Images", "Session"]
 
-Device = Literal["auto", "cpu", "cuda"]
 Images = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.float32]]
 

@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnxruntime
 
-__all__ = ["CUDA", "Gpu", "find_gpu", "find_libraries", "installed_runtimes", "why_no_cuda"]
+__all__ = ["CPU", "CUDA", "Gpu", "find_gpu", "find_libraries", "installed_runtimes", "why_no_cuda"]
 
+CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from capsnet.errors import ArtifactError, DeviceError, first_line
-from capsnet.runtime.sessions.base import Arrays, Device, Images, Session
+from capsnet.device import Device, choose_device, why_torch_has_no_cuda
+from capsnet.errors import ArtifactError, first_line
+from capsnet.runtime.sessions.base import Arrays, Images, Session
 from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["TorchSession"]
@@ -33,11 +34,8 @@ class TorchSession(Session):
     def __init__(
         self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
     ) -> None:
-        reason = _why_no_cuda() if device != "cpu" else "as asked"
-        if device == "cuda" and reason:
-            raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
-        self.device = "cpu" if reason else "cuda"
-        self.device_reason = reason or ("as asked" if device == "cuda" else "it works")
+        choice = choose_device(device, "" if device == "cpu" else why_torch_has_no_cuda(), path)
+        self.device, self.device_reason = choice.device, choice.reason
         torch.set_num_threads(threads or usable_cpus())
         if self.device == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -104,15 +102,6 @@ class TorchSession(Session):
 
     def _input_shape(self) -> tuple[int | str, ...]:
         return self.metadata.inputs[0].shape
-
-
-def _why_no_cuda() -> str:
-    """Why torch cannot use CUDA here; empty where it can."""
-    if torch.cuda.is_available():
-        return ""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a CPU build"
-    return f"torch {torch.__version__} was built for CUDA {torch.version.cuda} but finds no device"
 
 
 def _last_line(error: Exception) -> str:
