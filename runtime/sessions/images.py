@@ -33,21 +33,22 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
     Raises:
         DataError: if they are no floats, or of another shape.
     """
-    array = _as_array(images)
+    array = images if type(images) is np.ndarray else _as_array(images)
+    fits = array.ndim == len(shape) and all(
+        isinstance(size, str) or size == given
+        for size, given in zip(shape, array.shape, strict=True)
+    )
+    if fits and array.dtype == np.float32:
+        return array
     found = f"the images are {array.dtype} {list(array.shape)}"
     expected = f"{taker} takes float32 [{', '.join(map(str, shape))}] with values 0..1"
     if array.dtype.kind != "f":
         advice = _UNKNOWN_RANGE.get(array.dtype.kind, "convert them to float32")
         raise DataError(f"{found}, {expected}: {advice}")
-    if len(array.shape) != len(shape) or any(
-        isinstance(size, int) and size != given
-        for size, given in zip(shape, array.shape, strict=True)
-    ):
+    if not fits:
         single = list(array.shape) == list(shape[1:])
         advice = "give one image as images[None]" if single else "give images of this shape"
         raise DataError(f"{found}, {expected}: {advice}")
-    if array.dtype == np.float32:
-        return array
     try:
         with np.errstate(over="raise"):
             return array.astype(np.float32)
