@@ -6,7 +6,13 @@ from typing import Any
 
 from capsnet.definitions import deferred
 
-__all__ = ["FORMATS", "Format"]
+__all__ = ["DEFAULT_OPSET", "FORMATS", "OPSETS", "Format"]
+
+OPSETS = range(18, 24)
+"""ONNX operator sets that can be asked for: from the exporter's native one to the newest tested."""
+
+DEFAULT_OPSET = 18
+"""The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
 
 
 @dataclass(frozen=True)
