@@ -22,7 +22,7 @@ Inputs = str | Path | Iterable[str | Path]
 
 
 def stream_images(
-    inputs: Inputs, image_shape: tuple[int, int, int]
+    inputs: Inputs, image_shape: tuple[int, ...]
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Read images one at a time, in the order of the inputs.
 
@@ -54,14 +54,14 @@ def stream_images(
 
     Raises:
         DataError: (while iterating) if an input is missing, empty, truncated, damaged or of an
-            unknown kind; or if its images have another shape, type or range.
+            unknown kind; or if its images have another shape, type or range; or if the network
+            takes no images of three axes.
     """
-    for path in _paths(inputs):
-        for source in _sources(path, image_shape):
-            yield from source.images
+    for source in _sources(inputs, image_shape):
+        yield from source.images
 
 
-def count_images(inputs: Inputs, image_shape: tuple[int, int, int]) -> int:
+def count_images(inputs: Inputs, image_shape: tuple[int, ...]) -> int:
     """Number of images that :func:`stream_images` will read. Reads headers only.
 
     Args:
@@ -73,15 +73,22 @@ def count_images(inputs: Inputs, image_shape: tuple[int, int, int]) -> int:
         DataError: if an input is missing or empty, or its header is damaged or does not fit; this
             finds most mistakes before the first image is read.
     """
-    return sum(source.count for path in _paths(inputs) for source in _sources(path, image_shape))
+    return sum(source.count for source in _sources(inputs, image_shape))
 
 
-def _paths(inputs: Inputs) -> Iterable[Path]:
-    return map(Path, [inputs] if isinstance(inputs, str | Path) else inputs)
+def _sources(inputs: Inputs, image_shape: tuple[int, ...]) -> Iterator[Source]:
+    """The sources of all inputs; each is valid until the next one is asked for."""
+    if len(image_shape) != 3:
+        raise DataError(
+            f"the network takes {list(image_shape)}, expected [channels, height, width] for images "
+            "from files; give arrays to its session"
+        )
+    channels, height, width = image_shape
+    for path in [inputs] if isinstance(inputs, str | Path) else inputs:
+        yield from _sources_in(Path(path), (channels, height, width))
 
 
-def _sources(path: Path, image_shape: ImageShape) -> Iterator[Source]:
-    """The sources of one input; each is valid until the next one is asked for."""
+def _sources_in(path: Path, image_shape: ImageShape) -> Iterator[Source]:
     name = str(path)
     with reading(name):
         if path.is_dir():

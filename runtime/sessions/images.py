@@ -1,6 +1,7 @@
 """What callers give as images, as the array that a network takes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
     Raises:
         DataError: if they are no floats, or of another shape.
     """
-    array = images if type(images) is np.ndarray else _as_array(images)
+    array: npt.NDArray[Any] = images if type(images) is np.ndarray else _as_array(images)
     fits = array.ndim == len(shape) and all(
         isinstance(size, str) or size == given
         for size, given in zip(shape, array.shape, strict=True)
@@ -56,7 +57,7 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
         raise DataError(f"{found} with values beyond float32, {expected}: scale them") from error
 
 
-def _as_array(images: npt.ArrayLike) -> npt.NDArray[np.generic]:
+def _as_array(images: npt.ArrayLike) -> npt.NDArray[Any]:
     parts = images if isinstance(images, list | tuple) else (images,)
     if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         raise DataError(

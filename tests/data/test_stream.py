@@ -567,6 +567,12 @@ def test_inputs_may_be_text_or_one_path(tmp_path):
         assert count_images(inputs, GREY) == (4 if isinstance(inputs, list) else 2)
 
 
+@pytest.mark.parametrize("shape", [(), (20,), (2, 1, 4, 5)])
+def test_network_that_takes_no_images_is_refused(tmp_path, shape):
+    with pytest.raises(DataError, match=r"expected \[channels, height, width\].*its session"):
+        count_images(npy(tmp_path, pixels(4, 5)), shape)
+
+
 def test_no_inputs():
     assert read([]) == []
 
