@@ -3,14 +3,17 @@
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.errors import ResultError
+from capsnet.data.stream import stream_images
+from capsnet.errors import ArtifactError, ResultError
+from capsnet.runtime.sessions.base import Session
 
 __all__ = ["Prediction", "predict", "write_csv", "write_jsonl"]
 
@@ -31,22 +34,16 @@ class Prediction:
     lengths: tuple[float, ...]
 
 
-class _Session(Protocol):
-    def run(self, images: npt.NDArray[np.float32], /) -> Mapping[str, npt.NDArray[Any]]: ...
-
-
 def predict(
-    session: _Session,
-    images: Iterable[tuple[str, npt.NDArray[np.float32]]],
+    session: Session,
+    images: str | Path | Iterable[tuple[str, npt.NDArray[np.float32]]],
     batch_size: int = 64,
 ) -> Iterator[Prediction]:
     """Classify images; no more than one batch of them is held at a time.
 
     Args:
-        session: an opened artifact, or anything else with its ``run``: images float32
-            ``[batch, c, h, w]`` to arrays by name, of which ``lengths`` ``[batch, classes]`` is
-            used.
-        images: names and images float32 ``[c, h, w]``, as
+        session: an opened artifact of a network that classifies.
+        images: a file or folder of images; or names and images float32 ``[c, h, w]``, as
             :func:`capsnet.data.stream.stream_images` yields them.
         batch_size: images per run; the last run may have fewer.
 
@@ -55,13 +52,23 @@ def predict(
 
     Raises:
         ValueError: (while iterating) if ``batch_size`` is not positive.
+        ArtifactError: (while iterating) if the network classifies nothing.
+        DataError: (while iterating) if the images cannot be read, or do not fit the network.
         ResultError: (while iterating) if a length is NaN or infinite: it has no longest capsule.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
+    decision = session.metadata.decision
+    if decision is None:
+        raise ArtifactError(
+            "the network classifies nothing, expected one with an output that names the class; "
+            "run its session instead"
+        )
+    if isinstance(images, str | Path):
+        images = stream_images(images, session.metadata.image_shape)
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, batch_size)):
-        lengths = session.run(np.stack([image for _, image in batch]))["lengths"]
+        lengths = session.run(np.stack([image for _, image in batch]))[decision]
         for (source, _), row in zip(batch, lengths, strict=True):
             if not np.isfinite(row).all():
                 raise ResultError(

@@ -10,6 +10,7 @@ import click
 from capsnet.cli.options import FILE, PRESET, Output, OutputFile, device_option, with_output
 
 if TYPE_CHECKING:
+    from capsnet.device import Device
     from capsnet.training.trainer import Progress as TrainingProgress
 
 __all__ = ["train_command"]
@@ -49,7 +50,7 @@ def train_command(
     preset: str,
     init: Path | None,
     resume: bool,
-    device: str,
+    device: "Device",
     **options: Any,
 ) -> None:
     """Train a capsule network; the best epoch is kept, and an interrupted run can be resumed."""
@@ -58,23 +59,20 @@ def train_command(
     from capsnet.checkpoint import load_checkpoint
     from capsnet.config import PRESETS
     from capsnet.data.idx import load_split
-    from capsnet.errors import DeviceError
+    from capsnet.device import choose_device, why_torch_has_no_cuda
     from capsnet.training.trainer import TrainingConfig, state_path, train
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("torch finds no CUDA device here; use --device cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     splits = load_split(data, "train"), load_split(data, "t10k")
     with _training_display(out, config.epochs) as on_progress:
         try:
             history = train(
-                PRESETS[preset],
+                network(preset),
                 config,
                 *splits,
                 output,
-                device=torch.device(device),
+                device=torch.device(chosen),
                 initial=None if init is None else load_checkpoint(init),
                 resume=resume,
                 on_progress=on_progress,
@@ -88,7 +86,7 @@ def train_command(
             raise
     best = f"best test accuracy {max(history):.2%}, written to {output}"
     out.console.print(best, markup=False)
-    out.write_json({"output": str(output), "device": device, "test_accuracy": history})
+    out.write_json({"output": str(output), "device": chosen, "test_accuracy": history})
 
 
 @contextlib.contextmanager

@@ -2,20 +2,36 @@
 
 import gzip
 import math
-import zlib
+import struct
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.data.arrays import ArrayHeader, Stream, streamed
+from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 
-__all__ = ["LabelledImages", "load_split", "mnist_calibration_images", "mnist_test_set", "read_idx"]
+__all__ = [
+    "ASSETS",
+    "GZIP_MAGIC",
+    "IDX_MAGIC",
+    "LabelledImages",
+    "idx_images",
+    "load_split",
+    "mnist_calibration_images",
+    "mnist_test_set",
+    "read_idx",
+]
 
 ASSETS = Path(__file__).parents[1] / "assets"
+"""The folder of the data and the checkpoint that come with the package."""
 
-_IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\0\0"
+
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 class LabelledImages(NamedTuple):
@@ -25,7 +41,7 @@ class LabelledImages(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
-def read_idx(path: Path) -> npt.NDArray[np.generic]:
+def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
     """Read one IDX file, plain or gzipped (recognised by content).
 
     Args:
@@ -37,30 +53,59 @@ def read_idx(path: Path) -> npt.NDArray[np.generic]:
     Raises:
         DataError: if the file cannot be read, is not IDX, or is truncated.
     """
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise DataError(f"{path} is not an IDX file: its header is {content[:4].hex(' ')!r}")
-    dtype, rank = np.dtype(_IDX_DTYPES[content[2]]), content[3]
-    start = 4 + 4 * rank
-    if len(content) < start:
-        raise DataError(f"{path} is truncated: it ends inside its header")
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    expected = start + dtype.itemsize * math.prod(shape)
+    name = str(path)
+    with reading(name), _opened(Path(path)) as stream:
+        header = _read_header(stream, name)
+        content = stream.read()
+        start = stream.tell() - len(content)
+    expected = header.dtype.itemsize * math.prod(header.shape)
     if len(content) != expected:
-        raise DataError(
-            f"{path} is truncated or damaged: it holds {len(content)} bytes, "
-            f"its header asks for {expected}"
+        raise damaged(
+            name,
+            f"it holds {start + len(content)} bytes, its header asks for {start + expected}",
         )
-    array = np.frombuffer(content[start:], dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
+    array = np.frombuffer(content, header.dtype).reshape(header.shape)
+    return array.astype(header.dtype.newbyteorder("="))
 
 
-def load_split(folder: Path, split: str) -> LabelledImages:
+def idx_images(path: Path, image_shape: ImageShape) -> Source:
+    """The images of one IDX file, plain or gzipped, to be read one at a time.
+
+    Args:
+        path: the file.
+        image_shape: channels, height and width that the images must have.
+
+    Raises:
+        DataError: if it is not IDX, is truncated, or holds no such images.
+    """
+    size = None if _is_gzipped(path) else path.stat().st_size
+    return streamed(str(path), lambda: _opened(path), _read_header, size, image_shape)
+
+
+def _is_gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MAGIC
+
+
+def _opened(path: Path) -> AbstractContextManager[Stream]:
+    return gzip.open(path) if _is_gzipped(path) else path.open("rb")
+
+
+def _read_header(stream: Stream, name: str) -> ArrayHeader:
+    magic = stream.read(4)
+    if len(magic) < 4 or not magic.startswith(IDX_MAGIC) or magic[2] not in _DTYPES:
+        raise DataError(
+            f"{name} is not an IDX file: its header is {magic.hex(' ')!r}; "
+            "expected a file as MNIST and Fashion-MNIST have them"
+        )
+    rank = magic[3]
+    sizes = stream.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise damaged(name, "it ends inside its header")
+    return ArrayHeader(np.dtype(_DTYPES[magic[2]]), struct.unpack(f">{rank}I", sizes))
+
+
+def load_split(folder: str | Path, split: str) -> LabelledImages:
     """Images and labels of one split, from a folder of IDX files.
 
     Args:
@@ -74,6 +119,7 @@ def load_split(folder: Path, split: str) -> LabelledImages:
     Raises:
         DataError: if a file is missing or damaged, or images and labels do not match.
     """
+    folder = Path(folder)
     images = read_idx(_find(folder, f"{split}-images-idx3-ubyte"))
     labels = read_idx(_find(folder, f"{split}-labels-idx1-ubyte"))
     if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
@@ -101,9 +147,9 @@ def mnist_calibration_images() -> npt.NDArray[np.float32]:
 
 
 def _find(folder: Path, name: str) -> Path:
-    for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
     raise DataError(
         f"no {name} or {name}.gz in {folder}; give the folder that holds the IDX files (--data)"
     )

@@ -37,7 +37,7 @@ def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     if request["kind"] == "onnxruntime":
         from capsnet.runtime.sessions.onnx import create_session
 
-        plain = create_session(Path(request["path"]), request["device"], request["threads"])
+        plain = create_session(Path(request["path"]), request["device"], threads=request["threads"])
         [given] = plain.get_inputs()
         names = [value.name for value in plain.get_outputs()]
         where = "cuda" if "CUDAExecutionProvider" in plain.get_providers() else "cpu"

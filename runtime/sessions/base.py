@@ -4,19 +4,18 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.errors import ArtifactError, ConfigError, DataError
+from capsnet.device import Device
+from capsnet.errors import ArtifactError, ConfigError
 from capsnet.precision import find_precision
+from capsnet.runtime.sessions.images import Images, as_images
 
 __all__ = ["Arrays", "Device", "Images", "Session"]
 
-Device = Literal["auto", "cpu", "cuda"]
-Images = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
@@ -24,7 +23,7 @@ class Session(ABC):
     """An opened artifact.
 
     Attributes:
-        format: ``"onnx"``, ``"torchscript"`` or ``"pt2"``.
+        format: the name of its row in :data:`capsnet.formats.FORMATS`.
         device: where it really runs, ``"cpu"`` or ``"cuda"``.
         device_reason: why there.
         metadata: what the artifact says about itself.
@@ -53,7 +52,7 @@ class Session(ABC):
     def _compute(self, images: Images) -> Arrays:
         """Run the graph once on a batch that it accepts."""
 
-    def run(self, images: Images) -> Arrays:
+    def run(self, images: npt.ArrayLike) -> Arrays:
         """Run the network.
 
         An artifact with a fixed batch size runs as often as the images need; the last batch is
@@ -61,37 +60,34 @@ class Session(ABC):
         of 32: what lies between the layers stays in the caches, and memory stays bounded.
 
         Args:
-            images: float32 ``[batch, channels, height, width]``, values 0..1; ``batch`` may be 0.
+            images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that
+                without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
+                be 0.
 
         Returns:
             The artifact's outputs by name, float32 with ``batch`` first, in their order.
 
         Raises:
-            DataError: if shape or dtype are not those of the artifact's input.
+            DataError: if the images are no floats, or not of the artifact's shape.
             ArtifactError: if the backend fails.
         """
         fixed, *image_shape = self.metadata.inputs[0].shape
-        if images.dtype != np.float32 or list(images.shape[1:]) != image_shape:
-            raise DataError(
-                f"the images are {images.dtype} {list(images.shape)}, the artifact takes float32 "
-                f"[batch, {', '.join(map(str, image_shape))}] with values 0..1"
-            )
-        if len(images) == 0:
+        given = as_images(images, ("batch", *image_shape), "the artifact")
+        count = size = len(given)
+        if count == 0:
             return {
                 spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)
                 for spec in self.metadata.outputs
             }
-        size, given = len(images), images
         if isinstance(fixed, int):
-            size, given = fixed, np.pad(images, [(0, -len(images) % fixed), (0, 0), (0, 0), (0, 0)])
+            size = fixed
+            given = np.pad(given, [(0, -count % fixed), *[(0, 0)] * len(image_shape)])
         elif self.largest_batch is not None:
             size = self.largest_batch
         parts = [self._compute(given[i : i + size]) for i in range(0, len(given), size)]
         if len(parts) == 1:
-            return {name: values[: len(images)] for name, values in parts[0].items()}
-        return {
-            name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]
-        }
+            return {name: values[:count] for name, values in parts[0].items()}
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
     def _take_metadata(self, path: Path, document: str | None) -> None:
         """Parse the document inside the file; raise ArtifactError where there is none to trust."""
@@ -112,8 +108,9 @@ class Session(ABC):
             raise ArtifactError(
                 f"{path}: the metadata is damaged: {error}; export again"
             ) from error
+        operators = self.operators
         for claim in (*self.metadata.claims, *precision.claims):
-            problem = claim.problem(self.operators)
+            problem = claim.problem(operators)
             if problem is not None:
                 raise ArtifactError(
                     f"{path}: the metadata contradicts the graph: {problem}; export it again"

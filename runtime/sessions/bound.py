@@ -1,11 +1,13 @@
 """Buffers that stay on the device: for serving one batch size again and again."""
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ArtifactError, DataError, first_line
-from capsnet.runtime.sessions.base import Arrays, Images
+from capsnet.runtime.sessions.base import Arrays
+from capsnet.runtime.sessions.images import as_images
 
 __all__ = ["GRAPH", "NO_GRAPH", "BoundBatch"]
 
@@ -70,21 +72,18 @@ class BoundBatch:
         if graph is not None:
             self._options.add_run_config_entry(GRAPH, str(graph))
 
-    def write(self, images: Images) -> None:
+    def write(self, images: npt.ArrayLike) -> None:
         """Copy images to the device.
 
         Args:
-            images: float32 ``[batch, channels, height, width]``, values 0..1.
+            images: float32 ``[batch, channels, height, width]``, values 0..1, or what
+                :meth:`Session.run` takes in their place.
 
         Raises:
-            DataError: if shape or dtype are others.
+            DataError: if they are no floats, or of another shape.
         """
-        if images.dtype != np.float32 or images.shape != self._shape:
-            raise DataError(
-                f"the images are {images.dtype} {list(images.shape)}, what is bound takes float32 "
-                f"{list(self._shape)}"
-            )
-        self._input.update_inplace(np.ascontiguousarray(images))
+        given = as_images(images, self._shape, "what is bound")
+        self._input.update_inplace(np.ascontiguousarray(given))
 
     def run(self) -> None:
         """Run the network on what was written, until it is done.

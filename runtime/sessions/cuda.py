@@ -2,6 +2,8 @@
 
 onnxruntime drops a provider that fails to load with no more than a line in its log, and lists it as
 available all the same. So all that the provider needs is looked for before it is asked for.
+onnxruntime itself is imported only where it is asked: what the driver and the installed packages
+say can be read without it.
 """
 
 import contextlib
@@ -12,10 +14,9 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import onnxruntime
+__all__ = ["CPU", "CUDA", "Gpu", "find_gpu", "find_libraries", "installed_runtimes", "why_no_cuda"]
 
-__all__ = ["CUDA", "Gpu", "find_gpu", "find_libraries", "installed_runtimes", "why_no_cuda"]
-
+CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -76,6 +77,8 @@ def find_libraries() -> dict[str, str | None]:
         For each library None where it was loaded, else the loader's reason. Empty where onnxruntime
         was built without CUDA.
     """
+    import onnxruntime
+
     built_for = getattr(onnxruntime, "cuda_version", "")
     if not built_for or os.name != "posix":
         return {}
@@ -94,6 +97,8 @@ def find_libraries() -> dict[str, str | None]:
 @functools.cache
 def why_no_cuda() -> str:
     """Why onnxruntime cannot use CUDA here, and what to do; empty where it can."""
+    import onnxruntime
+
     runtimes = installed_runtimes()
     available = onnxruntime.get_available_providers()
     if CUDA not in available:

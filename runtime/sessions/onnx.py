@@ -4,22 +4,21 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as status
 
 from capsnet.artifact import METADATA_KEY, TensorSpec
+from capsnet.device import Choice, Device, choose_device
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.sessions import cuda
-from capsnet.runtime.sessions.base import Arrays, Device, Images, Session
+from capsnet.runtime.sessions.base import Arrays, Images, Session
 from capsnet.runtime.sessions.bound import GRAPH, NO_GRAPH, BoundBatch
-from capsnet.runtime.sessions.cuda import CUDA
+from capsnet.runtime.sessions.cuda import CPU, CUDA
 from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["OrtSession", "create_session"]
 
-_CPU = "CPUExecutionProvider"
 _FATAL = 4  # onnxruntime's log severity: what goes wrong is raised, not logged
 _ERRORS = (
     status.Fail,
@@ -61,32 +60,22 @@ class OrtSession(Session):
         tf32: bool = False,
         cuda_graphs: bool = False,
     ) -> None:
-        self.device, self.device_reason = _choose(path, device)
-        try:
-            self._session = create_session(path, self.device, threads, tf32, cuda_graphs)
-        except ArtifactError as error:
-            if cuda_graphs:  # onnxruntime wants every node on CUDA for them
+        choice = _choose(device, path)
+        if choice.device == "cuda":
+            try:
+                self._open_on_cuda(path, threads, tf32, cuda_graphs)
+            except (ArtifactError, DeviceError) as error:
+                if device == "cuda":
+                    raise
+                choice = Choice("cpu", f"CUDA failed: {error}")
+        if choice.device == "cpu":
+            if cuda_graphs:
                 raise DeviceError(
-                    f"{path} cannot run in CUDA graphs: {error}; open it without them"
-                ) from error
-            if device != "auto" or self.device == "cpu":
-                raise
-            self.device, self.device_reason = "cpu", f"CUDA failed: {error}"
-            self._session = create_session(path, "cpu", threads)
-        if self.device == "cuda" and set(self.placement.values()) != {CUDA}:
-            if device == "cuda":
-                raise DeviceError(
-                    f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
-                    "use --device cpu, or find out more: capsnet doctor"
+                    f"CUDA graphs need CUDA, and {path} runs on the CPU ({choice.reason}); "
+                    "open it without them"
                 )
-            self.device = "cpu"
-            self.device_reason = "CUDA did not take all nodes; find out more: capsnet doctor"
-            self._session = create_session(path, "cpu", threads)
-        if cuda_graphs and self.device != "cuda":
-            raise DeviceError(
-                f"CUDA graphs need CUDA, and {path} runs on the CPU ({self.device_reason}); "
-                "open it without them"
-            )
+            self._session = create_session(path, "cpu", threads=threads)
+        self.device, self.device_reason = choice.device, choice.reason
         self._graphs: Iterator[int] | None = None
         self._run_options: onnxruntime.RunOptions | None = None
         if cuda_graphs:
@@ -103,6 +92,24 @@ class OrtSession(Session):
         self._take_metadata(path, document)
         self._check_interface(path)
         self._check_claims(path)
+
+    def _open_on_cuda(self, path: Path, threads: int | None, tf32: bool, cuda_graphs: bool) -> None:
+        """Make a session whose nodes all run on CUDA; raise DeviceError where there is none."""
+        try:
+            self._session = create_session(
+                path, "cuda", threads=threads, tf32=tf32, cuda_graphs=cuda_graphs
+            )
+        except ArtifactError as error:
+            if not cuda_graphs:
+                raise
+            raise DeviceError(
+                f"{path} cannot run in CUDA graphs: {error}; open it without them"
+            ) from error
+        if set(self.placement.values()) != {CUDA}:
+            raise DeviceError(
+                f"{path} does not run on CUDA alone, its nodes are on {self.providers()}; "
+                "use --device cpu, or find out more: capsnet doctor"
+            )
 
     @property
     def placement(self) -> Mapping[str, str]:
@@ -176,53 +183,56 @@ class OrtSession(Session):
 
 
 def create_session(
-    path: Path,
-    device: Device,
+    model: str | Path | bytes,
+    device: Device = "cpu",
+    *,
     threads: int | None = None,
     tf32: bool = False,
     cuda_graphs: bool = False,
+    profile_prefix: str | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open any ONNX file in onnxruntime.
+    """Open any ONNX model in onnxruntime.
 
     Args:
-        path: the file.
+        model: its file, or its content.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``; onnxruntime runs a node on the CPU all the same
             where CUDA cannot, which is for the caller to judge.
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits: onnxruntime's own default,
             but not the same numbers.
         cuda_graphs: let runs on bound memory be captured and replayed.
+        profile_prefix: start of the name of the profile that the session's ``end_profiling``
+            writes; None for no profile.
 
     Raises:
-        ArtifactError: if onnxruntime cannot load the file.
+        ArtifactError: if onnxruntime cannot load the model.
         DeviceError: if CUDA was asked for and is not there.
     """
+    what = "a model in memory" if isinstance(model, bytes) else str(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or usable_cpus()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-    if _choose(path, device)[0] == "cuda":
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    if _choose(device, what).device == "cuda":
         settings = {"use_tf32": tf32, "enable_cuda_graph": cuda_graphs}
         providers.insert(0, (CUDA, {name: str(int(on)) for name, on in settings.items()}))
     try:
         # Without its fallback: onnxruntime would go on on the CPU, and print that it does.
-        return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except _ERRORS as error:
         raise ArtifactError(
-            f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "
+            f"onnxruntime cannot load {what}: {first_line(error)}; the file is truncated, "
             "damaged, or needs a newer onnxruntime: export it again or upgrade"
         ) from error
 
 
-def _choose(path: Path, device: Device) -> tuple[Literal["cpu", "cuda"], str]:
-    """The device to try, and why."""
-    if device == "cpu":
-        return "cpu", "as asked"
-    reason = cuda.why_no_cuda()
-    if device == "cuda" and reason:
-        raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
-    return ("cpu", reason) if reason else ("cuda", "as asked" if device == "cuda" else "it works")
+def _choose(device: Device, what: object) -> Choice:
+    # What CUDA lacks takes long to find out, and loads its libraries.
+    return choose_device(device, "" if device == "cpu" else cuda.why_no_cuda(), what)
 
 
 def _show(specs: tuple[TensorSpec, ...]) -> str:

@@ -3,9 +3,11 @@
 import zipfile
 from pathlib import Path
 
+from capsnet.device import Device
 from capsnet.errors import ArtifactError
+from capsnet.formats import FORMATS, Format
 from capsnet.runtime.certificate import require_certificate as certificate_notes
-from capsnet.runtime.sessions.base import Device, Session
+from capsnet.runtime.sessions.base import Session
 
 __all__ = ["artifact_format", "open_session"]
 
@@ -16,45 +18,17 @@ Measured with ``capsnet bench``; 16 and 64 differ from 32 by less than 5 %.
 """
 
 
-def artifact_format(path: Path) -> str:
-    """The format of an artifact file, recognised by its content.
+def artifact_format(path: str | Path) -> str:
+    """The format of an artifact file, recognised by its content: a name in ``FORMATS``.
 
     Raises:
         ArtifactError: if the file cannot be read, or is of no format that the toolkit exports.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-        # An ONNX file is a protocol buffer whose first field is the IR version, a small varint.
-        if len(head) == 8 and head[0] == 0x08 and head[1] < 0x80:
-            return "onnx"
-        if head[:2] == b"PK":
-            # torch's archives keep everything in one folder, whose name means nothing.
-            with zipfile.ZipFile(path) as archive:
-                records = {name.partition("/")[2] for name in archive.namelist()}
-            if "archive_format" in records:
-                return "pt2"
-            if "constants.pkl" in records:
-                return "torchscript"
-            what = "is a zip archive of another kind"
-            if "data.pkl" in records:
-                what = "holds pickled PyTorch objects, which are never executed"
-        else:
-            what = f"starts with {head[:4].hex(' ')}" if head else "is empty"
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot read {path}: {error.strerror}; give an artifact that capsnet-export wrote"
-        ) from error
-    except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{path} is truncated or damaged: {error}; export it again") from error
-    raise ArtifactError(
-        f"{path} is neither ONNX, TorchScript nor a torch.export archive: it {what}; "
-        "export it with capsnet-export"
-    )
+    return _recognised(Path(path)).name
 
 
 def open_session(
-    path: Path,
+    path: str | Path,
     device: Device = "auto",
     *,
     threads: int | None = None,
@@ -81,23 +55,42 @@ def open_session(
         ResultError: if its certificate says that it is wrong.
         DeviceError: if the device that was asked for is not there.
     """
+    path = Path(path)
     notes = certificate_notes(path) if require_certificate else ()
-    # Only the backend that is needed is imported: onnxruntime needs no torch, and the reverse.
-    session: Session
-    match artifact_format(path):
-        case "onnx":
-            from capsnet.runtime.sessions.onnx import OrtSession
-
-            session = OrtSession(path, device, threads, tf32)
-        case "torchscript":
-            from capsnet.runtime.sessions.torchscript import TorchScriptSession
-
-            session = TorchScriptSession(path, device, threads, tf32)
-        case _:
-            from capsnet.runtime.sessions.pt2 import ExportedProgramSession
-
-            session = ExportedProgramSession(path, device, threads, tf32)
+    row = _recognised(path)
+    session: Session = row.open(path, device, threads, tf32)
+    session.format = row.name
     session.notes = notes
     if session.device == "cpu":
         session.largest_batch = _CPU_BATCH
     return session
+
+
+def _recognised(path: Path) -> Format:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        records: frozenset[str] = frozenset()
+        if head[:2] == b"PK":
+            # torch's archives keep everything in one folder, whose name means nothing.
+            with zipfile.ZipFile(path) as archive:
+                records = frozenset(name.partition("/")[2] for name in archive.namelist())
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {path}: {error.strerror}; give an artifact that capsnet-export wrote"
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise ArtifactError(f"{path} is truncated or damaged: {error}; export it again") from error
+    for row in FORMATS.values():
+        if row.recognises(head, records):
+            return row
+    what = f"starts with {head[:4].hex(' ')}" if head else "is empty"
+    if records:
+        what = "is a zip archive of another kind"
+    if "data.pkl" in records:
+        what = "holds pickled PyTorch objects, which are never executed"
+    *others, last = FORMATS
+    raise ArtifactError(
+        f"{path} is neither {', '.join(others)} nor {last}: it {what}; "
+        "export it with capsnet-export"
+    )

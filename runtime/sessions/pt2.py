@@ -4,15 +4,13 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY
 from capsnet.errors import ArtifactError
-from capsnet.runtime.sessions.torch import TorchSession
+from capsnet.runtime.sessions.torch import Loaded, TorchSession
 
 __all__ = ["ExportedProgramSession"]
 
@@ -22,20 +20,17 @@ class ExportedProgramSession(TorchSession):
 
     format = "pt2"
 
-    def _load(
-        self, path: Path
-    ) -> tuple[str, Callable[[Tensor], Sequence[Tensor]], Sequence[tuple[str, str]]]:
+    def _load(self, path: Path) -> Loaded:
         _refuse_pickles(path)
         extra = {METADATA_KEY: ""}
         with path.open("rb") as file:  # by name, torch wants it to end in .pt2
             program = torch.export.load(file, extra_files=extra)
-        module = program.module().to(self.device)
         nodes = [
             (node.name, str(node.target))
             for node in program.graph.nodes
             if node.op == "call_function"
         ]
-        return extra[METADATA_KEY], module, nodes
+        return Loaded(extra[METADATA_KEY], program.module().to(self.device), nodes)
 
 
 def _refuse_pickles(path: Path) -> None:

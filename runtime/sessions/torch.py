@@ -3,16 +3,34 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from capsnet.errors import ArtifactError, DeviceError, first_line
-from capsnet.runtime.sessions.base import Arrays, Device, Images, Session
+from capsnet.device import Device, choose_device, why_torch_has_no_cuda
+from capsnet.errors import ArtifactError, first_line
+from capsnet.runtime.sessions.base import Arrays, Images, Session
 from capsnet.runtime.sessions.threads import usable_cpus
 
-__all__ = ["TorchSession"]
+__all__ = ["Loaded", "TorchSession"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What torch finds in a file.
+
+    Attributes:
+        document: the metadata; empty where there is none.
+        call: runs the network, on the session's device.
+        nodes: name and operator of every node of its graph.
+    """
+
+    document: str
+    call: Callable[[Tensor], Sequence[Tensor]]
+    nodes: Sequence[tuple[str, str]]
 
 
 class TorchSession(Session):
@@ -33,30 +51,26 @@ class TorchSession(Session):
     def __init__(
         self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
     ) -> None:
-        reason = _why_no_cuda() if device != "cpu" else "as asked"
-        if device == "cuda" and reason:
-            raise DeviceError(f"no CUDA for {path}: {reason}; use --device cpu or auto")
-        self.device = "cpu" if reason else "cuda"
-        self.device_reason = reason or ("as asked" if device == "cuda" else "it works")
+        choice = choose_device(device, "" if device == "cpu" else why_torch_has_no_cuda(), path)
+        self.device, self.device_reason = choice.device, choice.reason
         torch.set_num_threads(threads or usable_cpus())
         if self.device == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
-            document, self._module, self._nodes = self._load(path)
+            loaded = self._load(path)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise ArtifactError(
                 f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
                 "or needs another torch: export it again"
             ) from error
-        self._take_metadata(path, document or None)  # torch gives "" for none
+        self._call, self._nodes = loaded.call, loaded.nodes
+        self._take_metadata(path, loaded.document or None)
         self._check_claims(path)
         self._check_interface(path)
 
     @abstractmethod
-    def _load(
-        self, path: Path
-    ) -> tuple[str, Callable[[Tensor], Sequence[Tensor]], Sequence[tuple[str, str]]]:
-        """Metadata text, a callable on ``self.device``, and name and operator of every node."""
+    def _load(self, path: Path) -> Loaded:
+        """Read the file, onto ``self.device``."""
 
     @property
     def placement(self) -> Mapping[str, str]:
@@ -69,9 +83,11 @@ class TorchSession(Session):
         return Counter(operator for _, operator in self._nodes)
 
     def _compute(self, images: Images) -> Arrays:
+        # torch shares memory, and only that which is writable and goes forward.
+        shared = torch.from_numpy(np.require(images, requirements=("C", "W")))
         try:
             with torch.inference_mode():
-                values = self._module(torch.from_numpy(images).to(self.device))
+                values = self._call(shared.to(self.device))
                 arrays = [value.cpu().numpy() for value in values]
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
@@ -84,12 +100,14 @@ class TorchSession(Session):
 
         torch's graphs do not declare shapes that could be read.
         """
-        fixed, *image_shape = (n if isinstance(n, int) else 1 for n in self._input_shape())
+        fixed, *image_shape = (
+            n if isinstance(n, int) else 1 for n in self.metadata.inputs[0].shape
+        )
         image = torch.zeros(fixed, *image_shape, device=self.device)
         expected = [(spec.dtype, (fixed, *spec.shape[1:])) for spec in self.metadata.outputs]
         try:
             with torch.inference_mode():
-                values = self._module(image)
+                values = self._call(image)
             found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
@@ -101,18 +119,6 @@ class TorchSession(Session):
                 f"{path}: the metadata contradicts the graph: its outputs are {found}, the "
                 f"metadata says {expected}; export it again"
             )
-
-    def _input_shape(self) -> tuple[int | str, ...]:
-        return self.metadata.inputs[0].shape
-
-
-def _why_no_cuda() -> str:
-    """Why torch cannot use CUDA here; empty where it can."""
-    if torch.cuda.is_available():
-        return ""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a CPU build"
-    return f"torch {torch.__version__} was built for CUDA {torch.version.cuda} but finds no device"
 
 
 def _last_line(error: Exception) -> str:

@@ -1,14 +1,12 @@
 """Sessions on TorchScript archives."""
 
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY
-from capsnet.runtime.sessions.torch import TorchSession
+from capsnet.runtime.sessions.torch import Loaded, TorchSession
 
 __all__ = ["TorchScriptSession"]
 
@@ -18,10 +16,8 @@ class TorchScriptSession(TorchSession):
 
     format = "torchscript"
 
-    def _load(
-        self, path: Path
-    ) -> tuple[str, Callable[[Tensor], Sequence[Tensor]], Sequence[tuple[str, str]]]:
-        extra = {METADATA_KEY: ""}
+    def _load(self, path: Path) -> Loaded:
+        extra: dict[str, str | bytes] = {METADATA_KEY: ""}
         with warnings.catch_warnings():
             notice = r"`torch\.jit\.load` is deprecated"
             warnings.filterwarnings("ignore", notice, DeprecationWarning)
@@ -31,6 +27,5 @@ class TorchScriptSession(TorchSession):
             for node in module.inlined_graph.nodes()
             if node.kind().startswith("aten::")
         ]
-        document: str | bytes = extra[METADATA_KEY]
-        text = document.decode() if isinstance(document, bytes) else document
-        return text, module, nodes
+        document = extra[METADATA_KEY]
+        return Loaded(document.decode() if isinstance(document, bytes) else document, module, nodes)

@@ -43,6 +43,12 @@ def test_every_type_is_read_in_native_byte_order(tmp_path, dtype, encode):
     np.testing.assert_array_equal(read, array)
 
 
+def test_path_may_be_text(tmp_path):
+    write_split(tmp_path, np.ones((2, 3, 4), np.uint8), np.array([7, 1], np.uint8))
+    assert read_idx(str(tmp_path / "train-labels-idx1-ubyte")).tolist() == [7, 1]
+    assert load_split(str(tmp_path), "train").images.shape == (2, 1, 3, 4)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (0, 28, 28), (1, 2, 3, 4, 5)])
 def test_every_rank_is_read(tmp_path, shape):
     path = tmp_path / "values"
@@ -57,7 +63,10 @@ WHOLE = idx(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     ("content", "message"),
     [
         *[(WHOLE[:size], "is not an IDX file") for size in range(4)],
-        *[(WHOLE[:size], "is truncated: it ends inside its header") for size in range(4, 16)],
+        *[
+            (WHOLE[:size], "truncated, damaged, or not of its kind (it ends inside its header)")
+            for size in range(4, 16)
+        ],
         (WHOLE[:16], "holds 16 bytes, its header asks for 64"),
         (WHOLE[:-1], "holds 63 bytes, its header asks for 64"),
         (WHOLE + b"\0", "holds 65 bytes, its header asks for 64"),

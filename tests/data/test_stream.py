@@ -394,10 +394,9 @@ def test_truncated_png(tmp_path, cut):
     refuse(path, "truncated, damaged")
 
 
-def test_png_without_pillow(tmp_path, monkeypatch):
+def test_images_are_counted_without_pillow(tmp_path, monkeypatch):
     path = png(tmp_path / "a.png", pixels(4, 5))
     monkeypatch.setitem(sys.modules, "PIL", None)
-    refuse(path, r'pip install "capsnet-export\[images\]"')
     assert count_images([path], GREY) == 1
 
 
@@ -557,6 +556,21 @@ def test_inputs_are_opened_one_after_the_other(tmp_path):
     next(stream)
     with pytest.raises(DataError, match="missing"):
         next(stream)
+
+
+def test_inputs_may_be_text_or_one_path(tmp_path):
+    path = npy(tmp_path, pixels(2, 4, 5))
+    expected = [name for name, _ in read([path])]
+    for inputs in (path, str(path), [str(path)], (path,), iter([str(path)])):
+        assert [name for name, _ in stream_images(inputs, GREY)] == expected
+    for inputs in (path, str(path), [str(path), path]):
+        assert count_images(inputs, GREY) == (4 if isinstance(inputs, list) else 2)
+
+
+@pytest.mark.parametrize("shape", [(), (20,), (2, 1, 4, 5)])
+def test_network_that_takes_no_images_is_refused(tmp_path, shape):
+    with pytest.raises(DataError, match=r"expected \[channels, height, width\].*its session"):
+        count_images(npy(tmp_path, pixels(4, 5)), shape)
 
 
 def test_no_inputs():

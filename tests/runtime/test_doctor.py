@@ -3,14 +3,17 @@
 import ctypes
 import json
 import re
-from types import SimpleNamespace
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from types import ModuleType, SimpleNamespace
 
 import onnxruntime
 import pytest
 
 from capsnet.cli.main import main
 from capsnet.runtime import doctor
-from capsnet.runtime.doctor import examine
+from capsnet.runtime.doctor import Finding, examine
 from capsnet.runtime.sessions import cuda
 from capsnet.runtime.sessions.cuda import CUDA, Gpu, find_gpu, find_libraries, why_no_cuda
 
@@ -56,7 +59,7 @@ def test_machine_without_a_gpu_has_notes_and_no_problems(machine):
     assert found["GPU"].status == found["libcudnn.so.9"].status == "note"
     assert found[f"self-test on {CPU}"].status == "good"
     assert found[f"self-test on {CUDA}"].status == "note"
-    assert "made a session on CPUExecutionProvider" in found[f"self-test on {CUDA}"].detail
+    assert found[f"self-test on {CUDA}"].detail == f"not tried: {NO_DRIVER.problem}"
     assert found["torch and CUDA"].status in ("good", "note")
 
 
@@ -71,7 +74,10 @@ def test_library_that_is_missing_beside_a_gpu_is_a_problem_with_its_cure(machine
 
 def test_provider_that_becomes_another_one_is_a_problem_where_nothing_is_missing(machine):
     machine(H100)
-    assert problems(examine()) == [f"self-test on {CUDA}"]
+    findings = examine()
+    assert problems(findings) == [f"self-test on {CUDA}"]
+    detail = by_subject(findings)[f"self-test on {CUDA}"].detail
+    assert "made a session on CPUExecutionProvider" in detail
 
 
 def test_two_wheels_are_a_problem(machine):
@@ -91,8 +97,38 @@ def test_everything_that_cuda_lacks_is_a_problem_where_it_must_work(machine, mon
 
 def test_package_that_is_missing_is_a_problem(machine, monkeypatch):
     machine()
-    monkeypatch.setattr(doctor, "_PACKAGES", ("capsnet-export", "no-such-package"))
-    assert problems(examine()) == ["no-such-package"]
+    needed = ["no-such-package>=1.0; os_name == 'posix'", "click>=8", "pytest; extra == 'test'"]
+    monkeypatch.setattr(doctor, "requires", lambda _: needed)
+    findings = examine()
+    assert problems(findings) == ["no-such-package"]
+    found = by_subject(findings)
+    assert found["no-such-package"].advice == "pip install no-such-package"
+    assert found["click"].status == found["capsnet-export"].status == "good"
+    assert "pytest" not in found
+
+
+def test_packages_are_those_that_this_one_needs(machine):
+    machine()
+    found = by_subject(examine())
+    needed = {"torch", "einops", "onnx", "onnxscript", "numpy", "click", "safetensors", "rich"}
+    assert needed | {"capsnet-export", "onnxruntime-gpu", "onnxruntime"} <= found.keys()
+
+
+def test_package_that_was_never_installed_is_the_one_problem(machine, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    machine()
+    monkeypatch.setattr(doctor, "requires", missing)
+    monkeypatch.setattr(doctor, "version", missing)
+    assert problems(examine()) == ["capsnet-export"]
+
+
+def test_opsets_are_those_that_the_export_takes(machine):
+    machine()
+    assert by_subject(examine())["opset and IR"].detail.endswith(
+        "the toolkit exports opset 18 to 23"
+    )
 
 
 def test_provider_with_wrong_numbers_is_a_problem(machine, monkeypatch):
@@ -109,6 +145,69 @@ def test_provider_that_raises_is_a_problem(machine, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     finding = by_subject(examine())[f"self-test on {CPU}"]
     assert (finding.status, finding.detail) == ("problem", "illegal instruction")
+
+
+# Libraries that are missing or broken
+
+HOLLOW = "sys.modules[name] = types.ModuleType(name)"  # what a removed wheel beside another leaves
+MISSING = "sys.modules[name] = None"
+UNLOADABLE = """
+class Finder:
+    def find_spec(self, full, *_):
+        if full == name:
+            raise OSError(f"lib{name}.so: cannot open shared object file")
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("how", [HOLLOW, MISSING, UNLOADABLE], ids=["hollow", "missing", "unload"])
+@pytest.mark.parametrize(
+    ("name", "subject", "advice"),
+    [
+        ("onnxruntime", "onnxruntime", "pip uninstall onnxruntime onnxruntime-gpu, then pip ins"),
+        ("onnx", "opset and IR", "reinstall onnx"),
+        ("torch", "torch and CUDA", "reinstall torch"),
+    ],
+)
+def test_library_that_does_not_work_is_a_finding_and_no_crash(name, subject, advice, how):
+    code = f"""
+import sys, types
+name = {name!r}
+{how}
+from capsnet.cli.main import main
+main(["doctor", "--json", "-"])
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    findings = [Finding(**values) for values in json.loads(done.stdout)["findings"]]
+    assert problems(findings) == [subject]
+    found = by_subject(findings)
+    assert found[subject].detail.startswith("cannot be used: ")
+    assert found[subject].advice.startswith(advice)
+    assert done.returncode == 3
+    assert f"error: what is installed cannot do what it promises: {subject}" in done.stderr
+    assert "Traceback" not in done.stderr
+    others = {"opset and IR", "torch and CUDA", f"self-test on {CPU}"} - {subject}
+    if name == "onnxruntime":
+        others.remove(f"self-test on {CPU}")
+    assert all(found[other].status != "problem" for other in others)
+
+
+def test_wheel_that_took_the_files_of_the_other_is_reinstalled_by_its_name(machine, monkeypatch):
+    machine(wheels=("onnxruntime",))
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    finding = by_subject(examine())["onnxruntime"]
+    assert "no attribute 'get_available_providers'" in finding.detail
+    assert finding.advice.endswith("then pip install onnxruntime")
+
+
+def test_examining_imports_no_library_before_it_is_looked_at():
+    code = "import sys, capsnet.runtime.doctor; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "capsnet.runtime.doctor" in loaded
+    assert loaded & {"numpy", "onnx", "onnxruntime", "torch", "rich", "click"} == set()
 
 
 # Why there is no CUDA

@@ -2,19 +2,22 @@ import csv
 import io
 import itertools
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from capsnet.errors import ResultError
+from capsnet.errors import ArtifactError, DataError, ResultError
 from capsnet.runtime.predict import Prediction, predict, write_csv, write_jsonl
 
 
 class FakeSession:
     """The length of class i is pixel i of the image."""
 
-    def __init__(self):
+    def __init__(self, decision="lengths"):
         self.batches = []
+        self.metadata = SimpleNamespace(decision=decision, image_shape=(1, 4, 5))
 
     def run(self, images):
         assert images.dtype == np.float32
@@ -44,6 +47,33 @@ def test_batch_size_does_not_change_predictions(batch_size):
     assert list(predict(FakeSession(), images(7), batch_size)) == list(
         predict(FakeSession(), images(7))
     )
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_is_read_as_a_stream(tmp_path, kind):
+    path = tmp_path / "digits.npy"
+    array = np.stack([image for _, image in images(7)])
+    np.save(path, array)
+    predictions = list(predict(FakeSession(), kind(path)))
+    expected = predict(FakeSession(), [(f"{path}[{i}]", image) for i, image in enumerate(array)])
+    assert predictions == list(expected)
+    with pytest.raises(DataError, match="no such file or folder"):
+        next(predict(FakeSession(), kind(tmp_path / "none")))
+
+
+def test_the_class_is_that_of_the_output_that_the_artifact_names():
+    class Session(FakeSession):
+        def run(self, images):
+            return {"lengths": 1 - images[:, 0, 0, :3], "scores": images[:, 0, 0, :3]}
+
+    predictions = list(predict(Session("scores"), images(7)))
+    assert predictions == list(predict(FakeSession(), images(7)))
+    assert predictions != list(predict(Session("lengths"), images(7)))
+
+
+def test_a_network_that_classifies_nothing_is_refused():
+    with pytest.raises(ArtifactError, match=r"classifies nothing.*run its session"):
+        next(predict(FakeSession(None), images(1)))
 
 
 def test_first_of_equal_lengths():
@@ -84,7 +114,7 @@ def test_lengths_must_be_finite(value):
 
 
 def test_missing_predictions_are_noticed():
-    class Short:
+    class Short(FakeSession):
         def run(self, images):
             return {"lengths": np.zeros((len(images) - 1, 3), np.float32)}
 

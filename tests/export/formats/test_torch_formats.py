@@ -160,7 +160,7 @@ def test_a_pickled_file_is_refused_and_not_executed(tmp_path):
     with pytest.raises(ArtifactError, match="never executed"):
         open_session(file)
     file.write_bytes(pickle.dumps(Touch(trap)))
-    with pytest.raises(ArtifactError, match="neither ONNX, TorchScript nor"):
+    with pytest.raises(ArtifactError, match="is neither onnx, torchscript nor pt2"):
         open_session(file)
     assert not trap.exists()
 
@@ -204,28 +204,49 @@ def test_a_file_without_metadata_is_refused(kind, files, tmp_path):
 
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_a_newer_schema_is_refused(kind, files, tmp_path):
-    file = with_document(kind, files, tmp_path / "model", schema_version=2)
-    with pytest.raises(ArtifactError, match=r"schema version 2.*upgrade"):
+    file = with_document(kind, files, tmp_path / "model", schema_version=3)
+    with pytest.raises(ArtifactError, match=r"schema version 3.*upgrade"):
         open_session(file)
+
+
+def with_parts(kind, files, target, change):
+    """The artifact after ``change`` has edited its metadata in place."""
+    document = json.loads(open_session(files[kind]).metadata.to_json())
+    change(document)
+    return with_document(kind, files, target, **document)
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_metadata_that_claims_other_iterations_contradicts_the_graph(kind, files, tmp_path):
-    config = json.loads(with_layers(SMALL, (5, 6, 4)).to_json())
-    file = with_document(kind, files, tmp_path / "model", config=config, routing_iterations=[4])
-    with pytest.raises(ArtifactError, match="contradicts the graph: routing iterations"):
+    def claim(document):
+        document["claims"][0] |= {"least": 3, "most": 3}
+
+    file = with_parts(kind, files, tmp_path / "model", claim)
+    with pytest.raises(ArtifactError, match=r"contradicts the graph: routing by .* takes 3 of"):
+        open_session(file)
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_metadata_that_claims_another_precision_contradicts_the_graph(
+    kind, precision, files, tmp_path
+):
+    def claim(document):
+        document["precision"] = {"float16": "fp16"}.get(precision, precision)
+
+    file = with_parts(kind, files, tmp_path / "model", claim)
+    with pytest.raises(ArtifactError, match=f"contradicts the graph: {precision} takes at least 1"):
         open_session(file)
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_metadata_that_claims_another_image_shape_contradicts_the_graph(kind, files, tmp_path):
-    document = open_session(files[kind]).metadata.to_dict()
-    document["config"]["image_shape"] = [1, 14, 14]
-    for side in ("inputs", "outputs"):
-        for spec in document[side]:
+    def claim(document):
+        for spec in (*document["inputs"], *document["outputs"]):
             if spec["name"] in ("image", "reconstruction"):
                 spec["shape"] = ["batch", 1, 14, 14]
-    file = with_document(kind, files, tmp_path / "model", **document)
+
+    file = with_parts(kind, files, tmp_path / "model", claim)
     with pytest.raises(ArtifactError, match="contradicts the graph"):
         open_session(file)
 

@@ -49,13 +49,24 @@ def test_results_that_were_read_stay(path):
     [
         random_images(SMALL, 2),
         random_images(SMALL, 3)[:, :, :-1],
-        random_images(SMALL, 3).astype(np.float64),
+        np.zeros((3, 1, 12, 12), np.uint8),
     ],
-    ids=["fewer", "smaller", "float64"],
+    ids=["fewer", "smaller", "integers"],
 )
 def test_other_images_are_refused(path, images):
     with pytest.raises(DataError, match=r"what is bound takes float32 \[3, 1, 12, 12\]"):
         OrtSession(path, "cpu").bind(3).write(images)
+
+
+def test_images_are_taken_in_the_forms_that_sessions_take(path):
+    buffers, images = OrtSession(path, "cpu").bind(3), random_images(SMALL, 3)
+    results = []
+    for given in (images, images.tolist(), images.astype(np.float64)):
+        buffers.write(given)
+        buffers.run()
+        results.append(buffers.read()["lengths"])
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
 
 
 def test_images_need_not_be_contiguous(path):

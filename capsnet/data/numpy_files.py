@@ -1,0 +1,74 @@
+"""Images in NumPy's ``.npy`` and ``.npz`` files. Pickles are never loaded."""
+
+import functools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.data.arrays import (
+    ArrayHeader,
+    Layout,
+    Stream,
+    check_size,
+    find_layout,
+    named_images,
+    streamed,
+)
+from capsnet.data.source import ImageShape, Source, damaged
+from capsnet.errors import DataError
+
+__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz"]
+
+NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without members
+
+
+def npy(path: Path, image_shape: ImageShape) -> Source:
+    """The images of one ``.npy`` file, which is mapped into memory, not read."""
+    name = str(path)
+    with path.open("rb") as file:
+        layout = find_layout(name, _read_npy_header(file, name), image_shape)
+        check_size(name, file.tell(), layout, path.stat().st_size)
+    return Source(layout.count, named_images(name, layout, _mapped_rows(path, layout)))
+
+
+def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
+    """The images of every member of an ``.npz`` file; each is valid until the next one."""
+    with zipfile.ZipFile(path) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if not members:
+            raise DataError(
+                f"{path} is a zip archive without arrays: expected what numpy.savez writes; "
+                "unpack an archive of image files and give the folder"
+            )
+        for info in members:
+            name = f"{path}:{info.filename.removesuffix('.npy')}"
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(
+                    f"{name} is not compressed the way NumPy does it; "
+                    "write the file with numpy.savez_compressed"
+                )
+            open_member = functools.partial(archive.open, info)
+            yield streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
+
+
+def _mapped_rows(path: Path, layout: Layout) -> Iterator[npt.NDArray[Any]]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    yield from array.reshape(layout.count, *layout.row_shape)
+
+
+def _read_npy_header(stream: Stream, name: str) -> ArrayHeader:
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        # Other versions hold records, which are no images.
+        shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:  # numpy parses it as Python source: damage raises almost anything
+        raise damaged(name, f"no valid header of a NumPy array: {error}") from error
+    return ArrayHeader(dtype, shape, fortran_order)

@@ -1,0 +1,60 @@
+"""Images that are read one at a time, and one error for every way in which a file is damaged."""
+
+import contextlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from capsnet.errors import DataError
+
+__all__ = ["Image", "ImageShape", "Source", "damaged", "reading"]
+
+ImageShape = tuple[int, int, int]
+Image = npt.NDArray[np.float32]
+
+# What zipfile, gzip, numpy and Pillow raise for a file that is damaged.
+_DAMAGE = (
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of one name: how many, and an iterator that opens nothing before it is advanced."""
+
+    count: int
+    images: Iterator[tuple[str, Image]]
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Make whatever a missing or damaged file raises one error that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not the system's: Pillow and gzip report damage this way
+            raise damaged(name, str(error)) from error
+        raise DataError(
+            f"cannot read {error.filename or name}: {error.strerror}; "
+            "check the path and its permissions"
+        ) from error
+    except _DAMAGE as error:
+        raise damaged(name, str(error)) from error
+
+
+def damaged(name: str, reason: str) -> DataError:
+    return DataError(
+        f"cannot read {name}: truncated, damaged, or not of its kind ({reason}); "
+        "copy or create the file again"
+    )
