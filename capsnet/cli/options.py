@@ -162,8 +162,8 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(function)
     def command(**options: Any) -> None:
-        from capsnet.runtime.proof.parity import Tolerance
-        from capsnet.runtime.proof.verification import Request
+        from capsnet.runtime.proof.request import Request
+        from capsnet.runtime.proof.results import Tolerance
 
         atol, rtol = options.pop("atol"), options.pop("rtol")
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
