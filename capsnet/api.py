@@ -5,6 +5,7 @@ before this one imports torch.
 """
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,13 +41,13 @@ __all__ = [
     "export_model",
     "load",
     "locate_fault",
+    "prove",
     "train",
     "verify",
 ]
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-Calibration = Callable[[tuple[int, int, int]], Images]
 
 _LOCATED_ON = 8  # images
 
@@ -191,7 +192,7 @@ def export_artifacts(
     settings: ExportSettings = ExportSettings(),
     *,
     request: Request | None,
-    calibration: Calibration | None = None,
+    calibration: npt.ArrayLike | str | Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Exported]:
     """Export a checkpoint to files, and prove each: a file appears only if it passes.
@@ -202,7 +203,8 @@ def export_artifacts(
         settings: what to export.
         request: what to prove the files against; None leaves them unproven, and removes the
             certificate of the file that is replaced.
-        calibration: gives images ``[n, *shape]`` for a precision that is calibrated.
+        calibration: training images for a precision that is calibrated, as of
+            :func:`export_model`.
         on_progress: called with what is going on, in words.
 
     Returns:
@@ -236,20 +238,20 @@ def _write(
     staged: Mapping[str, StagedFile],
     checkpoint: Path,
     settings: ExportSettings,
-    calibration: Calibration | None,
+    calibration: npt.ArrayLike | str | Path | None,
     targets: Mapping[str, Path],
     on_progress: Callable[[str], None],
 ) -> Iterator[tuple[str, ArtifactFile]]:
     """Write every format to its staged file."""
     from capsnet.checkpoint import load_checkpoint
+    from capsnet.data.calibration import calibration_images
     from capsnet.export.lower import lower
     from capsnet.export.options import ExportOptions
 
     model = load_checkpoint(checkpoint)
-    precision = find_precision(settings.precision)
     images = None
-    if precision.calibrated and calibration is not None:
-        images = calibration(model.config.image_shape)
+    if find_precision(settings.precision).calibrated:
+        images = calibration_images(calibration, model.config.image_shape)
     lowered = lower(
         model,
         reconstruction=settings.reconstruction,
@@ -302,7 +304,7 @@ def export_model(
     images: npt.ArrayLike | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
     samples: int | None = 64,
-    calibration: npt.ArrayLike | None = None,
+    calibration: npt.ArrayLike | str | Path | None = None,
     tolerance: Tolerance | None = None,
     device: "Device" = "auto",
 ) -> Certificate:
@@ -326,7 +328,8 @@ def export_model(
             folder of images; None for the bundled MNIST test set.
         labels: their classes, integers ``[n]``, where they are known.
         samples: how many of the images to compare, spread evenly; None for all.
-        calibration: training images float32 ``[n, channels, height, width]`` for int8.
+        calibration: training images for int8: float32 ``[n, channels, height, width]``, or a file
+            or folder; None for 256 of MNIST.
         tolerance: a limit of your own on the errors.
         device: where to run the proof.
 
@@ -352,7 +355,7 @@ def export_model(
             request.checkpoint,
             settings,
             request=request,
-            calibration=lambda shape: _calibration_images(calibration, shape),
+            calibration=calibration,
         )
     assert exported.proof is not None
     certificate = exported.proof.certificate
@@ -397,11 +400,30 @@ def verify(
             checkpoint, images, labels, Path(folder), _own_code(checkpoint),
             samples=samples, tolerance=tolerance, device=device,
         )  # fmt: skip
+        return prove(artifact, request).certificate
+
+
+def prove(artifact: Path, request: Request, *, in_process: bool = False) -> Proof:
+    """Prove an artifact against files, and write its certificate beside it.
+
+    Args:
+        artifact: the file.
+        request: what it is compared with.
+        in_process: prove it in this process, for debugging, not in a fresh one.
+
+    Raises:
+        CapsNetError: as :func:`verify`.
+    """
+    if in_process:
+        from capsnet.runtime.proof.proof import prove as prove_here
+
+        proof = prove_here(artifact, request)
+    else:
         with FreshProcess(request) as judge:
             judge.submit(artifact)
             [proof] = judge.proofs()
     write_certificate(proof.certificate, artifact)
-    return proof.certificate
+    return proof
 
 
 def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
@@ -436,7 +458,8 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
         forms=metadata.forms,
     )
     count = metadata.fixed_batch or _LOCATED_ON
-    images = load_images(request, model.config.image_shape).images
+    few = dataclasses.replace(request, samples=count)
+    images = load_images(few, model.config, file_sha256(request.checkpoint)).images
     images = images[np.arange(count) % len(images)]
     if session.format == "onnx":
         found = {n: torch.from_numpy(a) for n, a in onnx_stages(artifact, images).items()}
@@ -519,27 +542,20 @@ def _request(
 
         checkpoint = folder / "model.safetensors"
         save_checkpoint(model, checkpoint)
-    source = images if images is None or isinstance(images, str | Path) else folder / "images.npy"
-    if isinstance(source, str):
-        source = Path(source)
-    if not (images is None or isinstance(images, str | Path)):
-        np.save(folder / "images.npy", np.asarray(images))
-    classes = None
-    if labels is not None:
-        classes = folder / "labels.npy"
-        np.save(classes, np.asarray(labels))
-    return Request(checkpoint, images=source, labels=classes, definitions=definitions, **options)
+    return Request(
+        checkpoint,
+        images=_as_file(images, folder / "images.npy"),
+        labels=_as_file(labels, folder / "labels.npy"),
+        definitions=definitions,
+        **options,
+    )
 
 
-def _calibration_images(given: npt.ArrayLike | None, shape: tuple[int, int, int]) -> Images:
-    """Images for a precision that is calibrated: those given, or the bundled ones."""
-    from capsnet.data.idx import mnist_calibration_images
-
-    if given is not None:
-        return np.asarray(given, np.float32)
-    if shape != (1, 28, 28):
-        raise DataError(
-            f"the network takes {list(shape)} images, so the bundled MNIST images cannot "
-            "calibrate it: give training images as calibration="
-        )
-    return mnist_calibration_images()
+def _as_file(given: npt.ArrayLike | str | Path | None, file: Path) -> Path | None:
+    """A path as it is; an array saved to a file."""
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        return Path(given)
+    np.save(file, np.asarray(given))
+    return file

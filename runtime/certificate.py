@@ -1,13 +1,17 @@
-"""Certificates: what verification found about exactly these bytes, in a file beside them."""
+"""The file of a certificate, beside its artifact. Needs neither torch, onnx nor numpy."""
 
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from capsnet.documents import to_values
 from capsnet.errors import ArtifactError, ResultError
 from capsnet.files import atomic_path, file_sha256
+
+if TYPE_CHECKING:
+    from capsnet.runtime.proof.results import Certificate
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -40,12 +44,11 @@ def environment() -> dict[str, str]:
     return versions
 
 
-def write_certificate(document: dict[str, Any], artifact: Path) -> Path:
+def write_certificate(certificate: "Certificate", artifact: Path) -> Path:
     """Write the certificate beside the artifact, whole or not at all.
 
     Args:
-        document: what ``verification.verify`` returned for these bytes; the details that only a
-            report page draws are left out.
+        certificate: of these bytes.
         artifact: the file that it belongs to.
 
     Returns:
@@ -55,9 +58,9 @@ def write_certificate(document: dict[str, Any], artifact: Path) -> Path:
         OutputError: if it cannot be written.
     """
     target = certificate_path(artifact)
-    document = {key: value for key, value in document.items() if key != "details"}
     with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(to_values(certificate), indent=2) + "\n"
+        temporary.write_text(text, encoding="utf-8")
     return target
 
 

@@ -20,7 +20,7 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 _GRACE = 30.0  # seconds that a process which has nothing left to do may take to end
 
 
-class ChildProcessEnded(Exception):  # noqa: N818 - it says what happened; callers judge
+class ChildProcessEnded(Exception):  # noqa: N818 - not always an error
     """The process ended without an answer."""
 
 
@@ -57,7 +57,7 @@ class ChildProcess:
     def send(self, request: Mapping[str, Any]) -> None:
         """Ask for something; answers come in the order of the requests."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # receiving says why it ended
+        with contextlib.suppress(BrokenPipeError):  # receiving tells why it ended
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
@@ -72,8 +72,8 @@ class ChildProcess:
 
         Raises:
             CapsNetError: what the process raised.
-            ChildProcessEnded: if it ended instead; the message has its code and last words.
-            TimeoutError: if it says nothing for so long.
+            ChildProcessEnded: if it ended instead; the message has its code and what it printed last.
+            TimeoutError: if there is no answer for so long.
         """
         try:
             answer = self._answers.get(timeout=timeout)
@@ -83,7 +83,7 @@ class ChildProcess:
             self._answers.put(None)  # for whoever asks again
             raise ChildProcessEnded(
                 f"its process ended with code {self._process.wait()} and no answer; "
-                f"it said last: {self._last_words()}"
+                f"it printed last: {self._last_error()}"
             )
         if "error" in answer:
             kinds = {kind.__name__: kind for kind in CapsNetError.__subclasses__()}
@@ -105,7 +105,7 @@ class ChildProcess:
             raise ChildProcessEnded(f"its process did not end within {_GRACE:.0f} s") from None
         if code != 0:
             raise ChildProcessEnded(
-                f"its process ended with code {code}; it said last: {self._last_words()}"
+                f"its process ended with code {code}; it printed last: {self._last_error()}"
             )
 
     def kill(self) -> None:
@@ -120,13 +120,13 @@ class ChildProcess:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
             for line in stdout:
-                with contextlib.suppress(ValueError):  # an interpreter may speak before `serve`
+                with contextlib.suppress(ValueError):  # an interpreter may print before `serve`
                     answer = json.loads(line)
                     if isinstance(answer, dict):
                         self._answers.put(answer)
         self._answers.put(None)
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "nothing"
@@ -142,7 +142,7 @@ def serve(start: Callable[[dict[str, Any]], tuple[dict[str, Any], Handler]]) -> 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
 
-    def say(answer: Mapping[str, Any]) -> None:
+    def send(answer: Mapping[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -156,8 +156,8 @@ def serve(start: Callable[[dict[str, Any]], tuple[dict[str, Any], Handler]]) -> 
     try:
         about, handler = start(request)
     except CapsNetError as error:
-        say({"error": str(error), "kind": type(error).__name__})
+        send({"error": str(error), "kind": type(error).__name__})
         return
-    say(about)
+    send(about)
     for line in sys.stdin:
-        say(attempt(handler, json.loads(line)))
+        send(attempt(handler, json.loads(line)))

@@ -1,7 +1,6 @@
 """What commands share: their options, and where their output goes."""
 
 import functools
-import itertools
 import json
 import time
 from collections.abc import Callable
@@ -16,11 +15,7 @@ from capsnet.precision import PRECISIONS
 from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from rich.console import Console
-
-    from capsnet.config import CapsNetConfig
 
 __all__ = [
     "DEVICES",
@@ -34,9 +29,7 @@ __all__ = [
     "Output",
     "OutputFile",
     "calibrate_option",
-    "calibration_images",
     "checkpoint_option",
-    "checkpoint_or_default",
     "device_option",
     "judging",
     "with_output",
@@ -50,7 +43,6 @@ PRECISION = click.Choice(list(PRECISIONS))
 PRESET = click.Choice(list(PRESETS))
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
-_CALIBRATION_IMAGES = 1024  # ranges hardly change with more
 _STANDARD_OUTPUT = Path("-")
 
 
@@ -204,13 +196,14 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(function)
     def command(**options: Any) -> None:
-        from capsnet.runtime.proof.parity import Tolerance
-        from capsnet.runtime.proof.verification import Request
+        from capsnet.bundled import checkpoint_file
+        from capsnet.runtime.proof.request import Request
+        from capsnet.runtime.proof.results import Tolerance
 
         atol, rtol = options.pop("atol"), options.pop("rtol")
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
         request = Request(
-            checkpoint=checkpoint_or_default(options.pop("checkpoint")),
+            checkpoint=checkpoint_file(options.pop("checkpoint")),
             images=options.pop("images"),
             samples=options.pop("samples"),
             device=options.pop("device"),
@@ -220,29 +213,3 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
         function(request=request, **options)
 
     return command
-
-
-def checkpoint_or_default(checkpoint: Path | None) -> Path:
-    from capsnet.data.idx import ASSETS
-
-    return checkpoint or ASSETS / "mnist.safetensors"
-
-
-def calibration_images(source: Path | None, config: "CapsNetConfig") -> "npt.NDArray[np.float32]":
-    """The images that int8 is calibrated with."""
-    import numpy as np
-
-    from capsnet.data.idx import mnist_calibration_images
-    from capsnet.data.stream import stream_images
-    from capsnet.errors import DataError
-
-    if source is not None:
-        stream = stream_images([source], config.image_shape)
-        chosen = [image for _, image in itertools.islice(stream, _CALIBRATION_IMAGES)]
-        return np.stack(chosen) if chosen else np.empty((0, *config.image_shape), np.float32)
-    if config.image_shape != (1, 28, 28):
-        raise DataError(
-            f"the network takes {list(config.image_shape)} images, so the bundled MNIST images "
-            "cannot calibrate it: give training images with --calibrate"
-        )
-    return mnist_calibration_images()

@@ -57,7 +57,7 @@ def train_command(
     import torch
 
     from capsnet.checkpoint import load_checkpoint
-    from capsnet.config import PRESETS
+    from capsnet.config import preset as network
     from capsnet.data.idx import load_split
     from capsnet.device import choose_device, why_torch_has_no_cuda
     from capsnet.training.trainer import TrainingConfig, state_path, train

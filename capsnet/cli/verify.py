@@ -1,8 +1,8 @@
 """``capsnet verify``: prove an artifact again, and say where it goes wrong."""
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,8 @@ from capsnet.cli.options import (
 from capsnet.errors import ResultError
 
 if TYPE_CHECKING:
-    from capsnet.runtime.proof.verification import Request
+    from capsnet.runtime.proof.request import Request
+    from capsnet.runtime.proof.results import Certificate, Proof
 
 __all__ = ["print_verdicts", "raise_unless_passed", "verify_command", "write_page"]
 
@@ -42,91 +43,53 @@ def verify_command(
 
     Writes the certificate ARTIFACT.parity.json, whatever the verdict.
     """
-    from capsnet.runtime.certificate import write_certificate
-    from capsnet.runtime.proof.verification import FreshProcess, Judge
+    from capsnet.api import locate_fault, prove
+    from capsnet.documents import to_values
+    from capsnet.files import check_writable
+    from capsnet.runtime.certificate import certificate_path
+    from capsnet.runtime.proof.tables import stage_lines
+    from capsnet.runtime.sessions.opening import artifact_format
 
+    artifact_format(artifact)  # what cannot be read or written is an error now, not after the work
+    check_writable(certificate_path(artifact))
     with out.console.status(f"verifying {artifact.name}"):
-        if in_process:
-            document = Judge(request).judge(artifact)
-        else:
-            with FreshProcess(request) as judge:
-                judge.submit(artifact)
-                [document] = judge.documents()
-    write_certificate(document, artifact)  # first: what follows may fail, the verdict stands
-    if locate and document["verdict"] == "fail":
-        document["stages"] = _locate(request, artifact, document["artifact"]["format"])
-    write_page([document], page)
-    out.write_json(document)
-    print_verdicts([document], out)
-    raise_unless_passed([document], "do not use this file; export it again")
+        proof = prove(artifact, request, in_process=in_process)
+    certificate = proof.certificate
+    stages = locate_fault(artifact, request) if locate and not certificate.passed else ()
+    write_page([proof], page)
+    out.write_json(to_values(certificate) | ({"stages": to_values(stages)} if stages else {}))
+    print_verdicts([certificate], out)
+    if stages:
+        out.console.print(stage_lines(stages))
+    raise_unless_passed([certificate], "do not use this file; export it again")
 
 
-def _locate(request: "Request", artifact: Path, artifact_format: str) -> list[dict[str, Any]]:
-    """Judge every stage: of the graph for ONNX, of the lowered module for torch's formats."""
-    import numpy as np
-    import torch
-
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.export.lower import lower
-    from capsnet.files import file_sha256
-    from capsnet.runtime.proof.locate import locate, onnx_stages
-    from capsnet.runtime.proof.verification import load_images
-    from capsnet.runtime.sessions.opening import open_session
-
-    model = load_checkpoint(request.checkpoint)
-    metadata = open_session(artifact, "cpu").metadata
-    batch = metadata.inputs[0].shape[0]
-    count = batch if isinstance(batch, int) else 8
-    few = dataclasses.replace(request, samples=count)
-    _, images, _ = load_images(few, model.config, file_sha256(request.checkpoint))
-    if isinstance(batch, int):
-        images = images[np.arange(count) % len(images)]
-    if artifact_format == "onnx":
-        found = onnx_stages(artifact, images)
-    else:
-        reconstruction = len(metadata.outputs) == 3
-        lowered = lower(
-            model,
-            reconstruction=reconstruction,
-            routing=metadata.forms["routing"],
-            convolution=metadata.forms["convolution"],
-            precision=metadata.precision,
-        )
-        stages = lowered.stages(torch.from_numpy(images))
-        found = {name: stage.numpy() for name, stage in stages.items()}
-    return [dataclasses.asdict(stage) for stage in locate(model, found, images, metadata)]
-
-
-def write_page(documents: list[dict[str, Any]], page: Path | None) -> None:
-    """Write the report page where one was asked for; its details go nowhere else."""
+def write_page(proofs: "Sequence[Proof]", page: Path | None) -> None:
+    """Write the HTML page where one was asked for."""
+    if page is None:
+        return
     from capsnet.files import atomic_path
+    from capsnet.runtime.proof.page import render
 
-    if page is not None:
-        from capsnet.runtime.proof.page import render
-
-        with atomic_path(page) as temporary:
-            temporary.write_text(render(documents), encoding="utf-8")
-    for document in documents:
-        document.pop("details", None)
+    with atomic_path(page) as temporary:
+        temporary.write_text(render(proofs), encoding="utf-8")
 
 
-def print_verdicts(documents: list[dict[str, Any]], out: Output) -> None:
-    from capsnet.runtime.proof.tables import parity_table, stage_lines, summary_lines
+def print_verdicts(certificates: "Sequence[Certificate]", out: Output) -> None:
+    """Print the table of errors, and what was found about each artifact."""
+    from capsnet.runtime.proof.tables import parity_table, summary_lines
 
-    verified = [document for document in documents if "parity" in document]
-    if verified:
-        out.console.print(parity_table(verified))
-    for document in documents:
-        for line in summary_lines(document):
+    out.console.print(parity_table(certificates))
+    for certificate in certificates:
+        for line in summary_lines(certificate):
             out.console.print(line)
-        if "stages" in document:
-            out.console.print(stage_lines(document["stages"]))
 
 
-def raise_unless_passed(documents: list[dict[str, Any]], advice: str) -> None:
-    failed = [document for document in documents if document["verdict"] == "fail"]
+def raise_unless_passed(certificates: "Sequence[Certificate]", advice: str) -> None:
+    """Raise ResultError where an artifact is wrong."""
+    failed = [c.artifact.file for c in certificates if not c.passed]
     if failed:
-        names = ", ".join(document["artifact"]["file"] for document in failed)
         raise ResultError(
-            f"{names} does not compute the same numbers as its checkpoint, see above; {advice}"
+            f"{', '.join(failed)} does not compute the same numbers as its checkpoint, see above; "
+            f"{advice}"
         )

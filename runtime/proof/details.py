@@ -1,69 +1,78 @@
-"""What a report page draws: error histograms, and the worst images with both runs' outputs."""
+"""What the HTML page draws: error histograms, and the worst images with both runs' outputs."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from capsnet.runtime.proof.parity import Candidate, Reference
+from capsnet.artifact import ArtifactMetadata
+from capsnet.runtime.proof.collect import Array, Collected, Images
+from capsnet.runtime.proof.measure import malformed
+from capsnet.runtime.proof.results import Details, Histogram, Pixels, WorstImage
 
-__all__ = ["collect_details"]
+__all__ = ["details_of"]
 
 _WORST = 8
 _EDGES = np.arange(-12.0, 0.5, 0.5)  # powers of ten
 
 
-def collect_details(
-    golden: Reference,
-    baseline: Reference,
-    candidate: Candidate,
-    images: npt.NDArray[np.float32],
-) -> dict[str, Any]:
-    """Run all three once more and collect the details.
+def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images) -> Details | None:
+    """The details of a comparison, at the largest batch size whose outputs are well formed.
 
     Args:
-        golden: the readable model in float64.
-        baseline: the readable model in float32.
-        candidate: the artifact.
-        images: float32 ``[n, channels, height, width]``.
+        collected: the results of all runs.
+        metadata: of the artifact.
+        images: float32 ``[n, channels, height, width]``, those that were run.
 
     Returns:
-        JSON values: ``histograms`` by output (``edges`` as powers of ten, counts of elements of
-        ``baseline`` and ``candidate``; smaller errors count in the first bin), and ``worst``, the
-        images with the largest error of ``lengths``: ``index``, ``pixels``, the ``golden`` and
-        ``candidate`` lengths, and their ``reconstruction`` where the artifact has one.
+        The details; None if there is no such batch size.
     """
-    names = tuple(spec.name for spec in candidate.metadata.outputs)
-    expected, plain = golden.run(images, names), baseline.run(images, names)
-    found = candidate.run(images)
-    histograms = {
-        name: {
-            "edges": _EDGES.tolist(),
-            "baseline": _histogram(plain[name] - expected[name]),
-            "candidate": _histogram(found[name] - expected[name]),
-        }
-        for name in names
-    }
-    error = np.abs(found["lengths"] - expected["lengths"]).max(axis=1)
-    worst = [
-        {
-            "index": int(index),
-            "pixels": images[index].round(4).tolist(),
-            "error": float(error[index]),
-            "golden": expected["lengths"][index].tolist(),
-            "candidate": found["lengths"][index].tolist(),
-            "reconstruction": (
-                found["reconstruction"][index].round(4).tolist()
-                if "reconstruction" in found
-                else None
-            ),
-        }
-        for index in np.argsort(-error, kind="stable")[:_WORST]
+    valid = [
+        run.outputs
+        for run in collected.runs
+        if run.error is None and not malformed(metadata, run.outputs, collected.images)
     ]
-    return {"histograms": histograms, "worst": worst}
+    if not valid:
+        return None
+    golden, plain, found = collected.golden, collected.baseline[0], valid[-1]
+    histograms = {
+        name: Histogram(
+            edges=tuple(_EDGES.tolist()),
+            baseline=_counts(plain[name] - golden[name]),
+            artifact=_counts(found[name] - golden[name]),
+        )
+        for name in golden
+    }
+    decisive = metadata.decision or metadata.outputs[0].name
+    error = np.abs(found[decisive] - golden[decisive]).reshape(collected.images, -1).max(axis=1)
+    return Details(
+        histograms,
+        tuple(
+            WorstImage(
+                index=int(index),
+                error=float(error[index]),
+                pixels=_pixels(images[index]),
+                golden=_scores(golden, metadata.decision, int(index)),
+                artifact=_scores(found, metadata.decision, int(index)),
+                pictures={
+                    name: _pixels(values[index])
+                    for name, values in found.items()
+                    if values.shape == images.shape
+                },
+            )
+            for index in np.argsort(-error, kind="stable")[:_WORST]
+        ),
+    )
 
 
-def _histogram(error: npt.NDArray[np.floating]) -> list[int]:
+def _counts(error: Array) -> tuple[int, ...]:
     exponents = np.log10(np.maximum(np.abs(error), 10 ** _EDGES[0]))
     counts, _ = np.histogram(np.minimum(exponents, _EDGES[-1]), bins=_EDGES)
-    return [int(count) for count in counts]
+    return tuple(int(count) for count in counts)
+
+
+def _scores(outputs: Mapping[str, Array], decision: str | None, index: int) -> tuple[float, ...]:
+    return () if decision is None else tuple(outputs[decision][index].ravel().tolist())
+
+
+def _pixels(image: Array) -> Pixels:
+    return tuple(tuple(tuple(row) for row in channel) for channel in image.round(4).tolist())

@@ -12,48 +12,52 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import CapsNetError
 from capsnet.precision import find_precision
-from capsnet.runtime.proof.parity import (
-    BASELINE_LIMIT,
+from capsnet.runtime.proof.collect import (
     LARGE_BATCH,
     ORDERS,
-    Candidate,
-    Errors,
+    Array,
+    Artifact,
+    Images,
     Reference,
-    malformed,
-    measure,
     orders_for,
 )
+from capsnet.runtime.proof.measure import (
+    BASELINE_LIMIT,
+    FOLLOW_DECISION,
+    classes_of,
+    malformed,
+    measure,
+)
+from capsnet.runtime.proof.results import Errors, HardInput
 
-__all__ = ["HardInput", "HardInputs", "near_ties"]
-
-Images = npt.NDArray[np.float32]
+__all__ = ["HardInputs", "near_ties"]
 
 _REAL = 32  # real images to start from: the golden results are the slow part
 _HOPELESS = "the float32 model itself is far off the float64 one, so nothing can be judged by it"
 _PAIRS = 2  # near-ties looked for
-_BISECTIONS = 20  # leaves a gap of about 1e-6 between the two longest capsules
+_BISECTIONS = 20  # leaves a gap of about 1e-6 between the two largest values
 
 
 @dataclass(frozen=True)
-class HardInput:
-    """How an artifact did on one of the suite's inputs.
+class _Input:
+    """One input of the suite with its reference results.
 
     Attributes:
         name: of the input.
-        images: how many it holds.
-        max_error: largest absolute error of ``lengths`` and ``capsules``; None if it could not run,
-            or only had to be finite.
-        allowed: what the error budget allows.
-        failures: what is wrong; empty when it passes.
+        images: float32 ``[n, channels, height, width]``.
+        golden: the golden outputs.
+        own: what float32 costs the baseline here, or on real images where that is more.
+        hopeless: whether the baseline is so far off that nothing can be judged by it.
     """
 
     name: str
-    images: int
-    max_error: float | None
-    allowed: float | None
-    failures: tuple[str, ...]
+    images: Images
+    golden: Mapping[str, Array]
+    own: Mapping[str, Errors]
+    hopeless: bool = False
 
 
 class HardInputs:
@@ -63,74 +67,94 @@ class HardInputs:
         golden: the readable model in float64.
         baseline: the readable model in float32.
         images: float32 ``[n, channels, height, width]``, real images to start from, at least one.
+        decision: the output that decides the class; None where none does.
     """
 
-    def __init__(self, golden: Reference, baseline: Reference, images: Images) -> None:
+    def __init__(
+        self, golden: Reference, baseline: Reference, images: Images, decision: str | None
+    ) -> None:
         images = images[:_REAL]
-        self._inputs = dict(_inputs(golden, images))
+        everything = golden.run(images)
+        real = {name: v for name, v in everything.items() if name not in FOLLOW_DECISION}
+        names = tuple(real)
+        plain = [baseline.run(images, names, order) for order in range(orders_for(len(images)))]
+        cost = measure(real, plain)
+        self._largest = {name: float(np.abs(values).max()) for name, values in real.items()}
+        self._inputs = []
+        batches = _batches(golden, images, decision)
         # One run for all of them; what float32 costs is then measured on each.
-        together = np.concatenate(list(self._inputs.values()))
-        expected, plain = _runs(golden, together, 1)[0], _runs(baseline, together, ORDERS)
-        self._expected, self._own = {}, {}
-        self._hopeless: set[str] = set()  # nothing can be judged by a baseline that is far off
+        together = np.concatenate(list(batches.values()))
+        expected = golden.run(together, names)
+        draws = [baseline.run(together, names, order) for order in range(ORDERS)]
         start = 0
-        for name, batch in self._inputs.items():
-            own = slice(start, start + len(batch))
-            self._expected[name] = {key: values[own] for key, values in expected.items()}
-            draws = [{key: values[own] for key, values in draw.items()} for draw in plain]
-            here = measure(self._expected[name], *draws) if len(batch) else {}
-            self._own[name] = here
-            self._hopeless |= {
-                name for errors in here.values() if not errors.relative_rms <= BASELINE_LIMIT
-            }
+        for name, batch in batches.items():
+            part = slice(start, start + len(batch))
             start += len(batch)
-        real = _runs(golden, images, 1)[0]
-        self._largest = {key: float(np.abs(values).max()) for key, values in real.items()}
-        cost = measure(real, *_runs(baseline, images, orders_for(len(images))))
-        for name, here in self._own.items():
-            self._own[name] = {
-                key: max(cost[key], here.get(key, cost[key]), key=lambda e: e.max) for key in cost
-            }
+            here = {key: values[part] for key, values in expected.items()}
+            found = [{key: values[part] for key, values in draw.items()} for draw in draws]
+            own = measure(here, found) if len(batch) else {}
+            hopeless = any(not errors.relative_rms <= BASELINE_LIMIT for errors in own.values())
+            most = {key: max(cost[key], own.get(key, cost[key]), key=_largest) for key in cost}
+            self._inputs.append(_Input(name, batch, here, most, hopeless))
         # The golden results of a large batch are those of the images that it repeats.
         repeats = np.arange(LARGE_BATCH) % len(images)
-        name = f"batch of {LARGE_BATCH}"
-        self._inputs[name], self._own[name] = images[repeats], cost
-        self._expected[name] = {key: values[repeats] for key, values in real.items()}
+        repeated = {key: values[repeats] for key, values in real.items()}
+        self._inputs.append(_Input(f"batch of {LARGE_BATCH}", images[repeats], repeated, cost))
 
-    def check(self, candidate: Candidate) -> tuple[HardInput, ...]:
-        """Run the suite on a candidate.
+    def check(self, artifact: Artifact) -> tuple[HardInput, ...]:
+        """Run the suite on an artifact.
 
         Args:
-            candidate: the artifact.
+            artifact: its session.
 
         Returns:
             One result an input.
         """
-        return tuple(
-            HardInput(name, len(batch), None, None, (f"{name}: {_HOPELESS}",))
-            if name in self._hopeless
-            else _check(
-                name, candidate, batch, self._expected[name], self._own[name], self._largest
+        return tuple(self._check(given, artifact) for given in self._inputs)
+
+    def _check(self, given: _Input, artifact: Artifact) -> HardInput:
+        if given.hopeless:
+            return _unmeasured(given, _HOPELESS)
+        try:
+            found = artifact.run(given.images)
+        except CapsNetError as error:
+            return _unmeasured(given, str(error))
+        problems = malformed(artifact.metadata, found, len(given.images))
+        if problems or len(given.images) == 0 or _may_clip(artifact.metadata, given.images):
+            return _unmeasured(given, *problems)
+        budget = find_precision(artifact.metadata.precision).budget
+        failures: list[str] = []
+        worst = (0.0, 0.0)
+        golden = {name: v for name, v in given.golden.items() if name in found}
+        for output, measured in measure(golden, [found]).items():
+            scale = max(self._largest[output], float(np.abs(given.golden[output]).max()))
+            limit = budget.allows(dataclasses.asdict(given.own[output]), scale)["max"]
+            if not measured.max <= limit:
+                failures.append(
+                    f"{given.name}: {output}: max error {measured.max:.3g} is above the budget of "
+                    f"{limit:.3g}"
+                )
+            worst = max(
+                worst, (measured.max, limit), key=lambda pair: pair[0] / max(pair[1], 1e-300)
             )
-            for name, batch in self._inputs.items()
-        )
+        return HardInput(given.name, len(given.images), *worst, tuple(failures))
 
 
-def near_ties(golden: Reference, images: Images) -> Images:
+def near_ties(golden: Reference, images: Images, decision: str) -> Images:
     """Images between two classes, found by bisection on the line between two real images.
 
     Args:
         golden: the readable model in float64.
         images: float32 ``[n, channels, height, width]``.
+        decision: the output that decides the class.
 
     Returns:
-        Up to 2 images on which the two longest capsules are almost equally long; none where all
-        images are of one class.
+        Up to 2 images on which the two largest values are almost equal; none where all images are
+        of one class.
     """
 
     def classes(batch: Images) -> npt.NDArray[np.int64]:
-        found: npt.NDArray[np.int64] = golden.run(batch, ("lengths",))["lengths"].argmax(-1)
-        return found
+        return classes_of(golden.run(batch, (decision,))[decision])
 
     kinds = classes(images)
     others = np.flatnonzero(kinds != kinds[0])[:_PAIRS]
@@ -144,56 +168,36 @@ def near_ties(golden: Reference, images: Images) -> Images:
     return near
 
 
-def _inputs(golden: Reference, images: Images) -> Mapping[str, Images]:
+def _batches(golden: Reference, images: Images, decision: str | None) -> Mapping[str, Images]:
     zeros = np.zeros_like(images[:1])
     bright = zeros.copy()
     bright[..., bright.shape[-2] // 2, bright.shape[-1] // 2] = 1
     noise = np.random.default_rng(0).random((8, *images.shape[1:]), np.float32)
+    ties = {}
+    if decision is not None:
+        ties["near-ties between two classes"] = near_ties(golden, images, decision)
     return {
         "all zeros": zeros,
         "all ones": np.ones_like(zeros),
         "one bright pixel": bright,
         "uniform noise": noise,
-        "near-ties between two classes": near_ties(golden, images),
+        **ties,
         "values from -1 to 2": images[:8] * 3 - 1,
         "batch of one": images[:1],
         "empty batch": images[:0],
     }
 
 
-def _runs(
-    reference: Reference, images: Images, orders: int
-) -> list[dict[str, npt.NDArray[np.floating]]]:
-    return [reference.run(images, ("lengths", "capsules"), order) for order in range(orders)]
+def _largest(errors: Errors) -> float:
+    return errors.max
 
 
-def _check(
-    name: str,
-    candidate: Candidate,
-    batch: Images,
-    expected: Mapping[str, npt.NDArray[np.floating]],
-    own: Mapping[str, Errors],
-    largest: Mapping[str, float],
-) -> HardInput:
-    try:
-        found = candidate.run(batch)
-    except CapsNetError as error:
-        return HardInput(name, len(batch), None, None, (f"{name}: {error}",))
-    problems = malformed(candidate.metadata, found, len(batch))
-    budget = find_precision(candidate.metadata.precision).budget
-    clipped = budget.clips and bool(((batch < 0) | (batch > 1)).any())
-    if problems or clipped or len(batch) == 0:
-        malformations = tuple(f"{name}: {problem}" for problem in problems)
-        return HardInput(name, len(batch), None, None, malformations)
-    errors = measure(expected, found)
-    failures: list[str] = []
-    worst = (0.0, 0.0)
-    for output, measured in errors.items():
-        scale = max(largest[output], float(np.abs(expected[output]).max()))
-        limit = budget.allows(dataclasses.asdict(own[output]), scale)["max"]
-        if not measured.max <= limit:
-            failures.append(
-                f"{name}: {output}: max error {measured.max:.3g} is above the budget of {limit:.3g}"
-            )
-        worst = max(worst, (measured.max, limit), key=lambda pair: pair[0] / max(pair[1], 1e-300))
-    return HardInput(name, len(batch), *worst, tuple(failures))
+def _may_clip(metadata: ArtifactMetadata, images: Images) -> bool:
+    clips = find_precision(metadata.precision).budget.clips
+    return clips and bool(((images < 0) | (images > 1)).any())
+
+
+def _unmeasured(given: _Input, *problems: str) -> HardInput:
+    """The result where no errors were measured."""
+    failures = tuple(f"{given.name}: {problem}" for problem in problems)
+    return HardInput(given.name, len(given.images), None, None, failures)

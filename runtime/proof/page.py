@@ -4,11 +4,19 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from capsnet.errors import DataError
+from capsnet.runtime.proof.results import (
+    Certificate,
+    Details,
+    HardInput,
+    Histogram,
+    ParityResult,
+    Pixels,
+    Proof,
+    WorstImage,
+)
 
 __all__ = ["render"]
 
@@ -30,19 +38,16 @@ figcaption, .note { font-size: .85rem; overflow-wrap: anywhere; }
 """
 
 
-def render(documents: Sequence[dict[str, Any]]) -> str:
+def render(proofs: Sequence[Proof]) -> str:
     """The page for one or more verified artifacts.
 
     Args:
-        documents: what ``verification.verify`` returned for requests with ``details``.
+        proofs: of the artifacts; those with details are drawn.
 
     Returns:
         HTML.
-
-    Raises:
-        DataError: if Pillow is not installed.
     """
-    body = "".join(_artifact(document) for document in documents)
+    body = "".join(_artifact(proof) for proof in proofs)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
@@ -50,87 +55,106 @@ def render(documents: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _artifact(document: dict[str, Any]) -> str:
-    artifact, parity = document["artifact"], document["parity"]
-    passed = document["verdict"] == "pass"
-    verdict = "computes the same numbers" if passed else "computes WRONG numbers"
-    accuracy = parity["accuracy"] or {}
-    facts = [
-        f"{artifact['format']}, {artifact['bytes'] / 1e6:.1f} MB, SHA-256 {artifact['sha256']}",
-        f"run on {document['device']}: "
-        + ", ".join(f"{count} nodes on {name}" for name, count in document["providers"].items()),
-        f"{parity['images']} images ({document['images']['source']}), class agreement "
-        f"{parity['agreement']:.2%}, {len(parity['flips'])} flips",
-        *(f"accuracy of the {who}: {value:.2%}" for who, value in accuracy.items()),
-        "environment: " + ", ".join(f"{k} {v}" for k, v in document["environment"].items()),
-    ]
-    failures = [*parity["failures"], *(f for h in document["hard_inputs"] for f in h["failures"])]
+def _artifact(proof: Proof) -> str:
+    certificate = proof.certificate
+    parity = certificate.parity
+    verdict = "computes the same numbers" if certificate.passed else "computes WRONG numbers"
     parts = [
-        f"<h1>{_text(artifact['file'])} "
-        f"<span class={'pass' if passed else 'fail'}>{verdict}</span></h1>",
-        "<ul>" + "".join(f"<li class=note>{_text(fact)}" for fact in facts) + "</ul>",
+        f"<h1>{_text(certificate.artifact.file)} "
+        f"<span class={certificate.verdict}>{verdict}</span></h1>",
+        f"<ul>{''.join(f'<li class=note>{_text(fact)}' for fact in _facts(certificate))}</ul>",
     ]
-    if failures:
-        items = "".join(f"<li>{_text(failure)}" for failure in failures)
+    if certificate.failures:
+        items = "".join(f"<li>{_text(failure)}" for failure in certificate.failures)
         parts.append(f"<h2 class=fail>What is wrong</h2><ul>{items}</ul>")
     parts += ["<h2>Errors against the float64 model</h2>", _checks(parity)]
-    parts += ["<h2>Hard inputs</h2>", _hard_inputs(document["hard_inputs"])]
-    if "details" in document:
-        for name, histogram in document["details"]["histograms"].items():
-            parts.append(f"<h2>Errors of {_text(name)}</h2>{_histogram(histogram)}")
-        figures = "".join(_figure(image) for image in document["details"]["worst"])
-        parts.append(f"<h2>Worst images</h2><div class=images>{figures}</div>")
+    parts += ["<h2>Hard inputs</h2>", _hard_inputs(certificate.hard_inputs)]
+    if proof.details is not None:
+        parts.append(_details(proof.details))
     return "".join(parts)
 
 
-def _checks(parity: dict[str, Any]) -> str:
+def _facts(certificate: Certificate) -> list[str]:
+    artifact, parity = certificate.artifact, certificate.parity
+    compared = f"{parity.images} images ({certificate.images.source})"
+    if parity.agreement is not None:
+        compared += f", class agreement {parity.agreement:.2%}, {len(parity.flips)} flips"
+    facts = [
+        f"{artifact.format}, {artifact.bytes / 1e6:.1f} MB, SHA-256 {artifact.sha256}",
+        f"run on {certificate.device}: "
+        + ", ".join(f"{count} nodes on {name}" for name, count in certificate.providers.items()),
+        compared,
+    ]
+    if parity.accuracy is not None:
+        facts += [
+            f"accuracy of the float64 model: {parity.accuracy.golden:.2%}",
+            f"accuracy of the eager float32 model: {parity.accuracy.baseline:.2%}",
+            f"accuracy of the artifact: {parity.accuracy.candidate:.2%}",
+        ]
+    versions = ", ".join(f"{name} {version}" for name, version in certificate.environment.items())
+    return [*facts, f"environment: {versions}"]
+
+
+def _checks(parity: ParityResult) -> str:
     rows = [
         (
-            check["output"],
-            str(check["batch_size"]),
-            *(f"{check['errors'][key]:.2e}" for key in ("max", "p99", "rms")),
-            f"{parity['baseline'][check['output']]['max']:.2e}",
-            f"{check['allowed']['max']:.2e}",
-            f"{check['errors']['cosine']:.9f}",
-            _verdict(check["passed"]),
+            _text(check.output),
+            str(check.batch_size),
+            *(f"{error:.2e}" for error in (check.errors.max, check.errors.p99, check.errors.rms)),
+            f"{parity.baseline[check.output].max:.2e}",
+            f"{check.allowed['max']:.2e}",
+            f"{check.errors.cosine:.9f}",
+            _verdict(check.passed),
         )
-        for check in parity["checks"]
+        for check in parity.checks
     ]
     heads = ("output", "batch", "max", "p99", "RMS", "eager's max", "allowed", "cosine", "")
     return _table(heads, rows)
 
 
-def _hard_inputs(results: Sequence[dict[str, Any]]) -> str:
+def _hard_inputs(results: Sequence[HardInput]) -> str:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2e}"
 
     rows = [
         (
-            _text(result["name"]),
-            str(result["images"]),
-            number(result["max_error"]),
-            number(result["allowed"]),
-            _verdict(not result["failures"]),
+            _text(result.name),
+            str(result.images),
+            number(result.max_error),
+            number(result.allowed),
+            _verdict(result.passed),
         )
         for result in results
     ]
     return _table(("input", "images", "max error", "allowed", ""), rows)
 
 
-def _histogram(histogram: dict[str, Any]) -> str:
+def _details(details: Details) -> str:
+    histograms = "".join(
+        f"<h2>Errors of {_text(name)}</h2>{_histogram(histogram)}"
+        for name, histogram in details.histograms.items()
+    )
+    figures = "".join(_figure(image) for image in details.worst)
+    return f"{histograms}<h2>Worst images</h2><div class=images>{figures}</div>"
+
+
+def _histogram(histogram: Histogram) -> str:
     """Bars of the artifact's errors over those of the eager float32 model."""
     width, height, base = 640, 150, 120
-    edges = histogram["edges"]
+    edges = histogram.edges
     step = width / (len(edges) - 1)
-    highest = max(*histogram["baseline"], *histogram["candidate"], 1)
+    highest = max(*histogram.baseline, *histogram.artifact, 1)
     bars = []
-    for offset, key, colour in ((0.05, "baseline", "--own"), (0.5, "candidate", "--it")):
-        for index, count in enumerate(histogram[key]):
+    for offset, name, counts, colour in (
+        (0.05, "baseline", histogram.baseline, "--own"),
+        (0.5, "artifact", histogram.artifact, "--it"),
+    ):
+        for index, count in enumerate(counts):
             bar = base * count / highest
             bars.append(
                 f'<rect x="{(index + offset) * step:.1f}" y="{base - bar:.1f}" '
                 f'width="{0.45 * step:.1f}" height="{bar:.1f}" fill="var({colour})">'
-                f"<title>{key}: {count}</title></rect>"
+                f"<title>{name}: {count}</title></rect>"
             )
     ticks = "".join(
         f'<text x="{index * step:.1f}" y="{base + 18}" font-size="11" fill="currentColor" '
@@ -145,34 +169,30 @@ def _histogram(histogram: dict[str, Any]) -> str:
     )
 
 
-def _figure(image: dict[str, Any]) -> str:
-    longest = sorted(range(len(image["golden"])), key=lambda c: -image["golden"][c])[:3]
+def _figure(image: WorstImage) -> str:
+    largest = sorted(range(len(image.golden)), key=lambda label: -image.golden[label])[:3]
     rows = [
-        (str(label), f"{image['golden'][label]:.6f}", f"{image['candidate'][label]:.6f}")
-        for label in longest
+        (str(label), f"{image.golden[label]:.6f}", f"{image.artifact[label]:.6f}")
+        for label in largest
     ]
-    pictures = _image(image["pixels"], "image")
-    if image["reconstruction"] is not None:
-        pictures += " " + _image(image["reconstruction"], "reconstruction")
+    scores = _table(("class", "float64", "artifact"), rows) if rows else ""
+    pictures = {"image": image.pixels, **image.pictures}
+    drawn = " ".join(_image(pixels, name) for name, pixels in pictures.items())
     return (
-        f"<figure>{pictures}<figcaption>image {image['index']}, error {image['error']:.2e}"
-        f"{_table(('class', 'float64', 'artifact'), rows)}</figcaption></figure>"
+        f"<figure>{drawn}<figcaption>image {image.index}, error {image.error:.2e}{scores}"
+        "</figcaption></figure>"
     )
 
 
-def _image(pixels: Any, alternative: str) -> str:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            'the report draws images with Pillow: pip install "capsnet-export[images]"'
-        ) from error
+def _image(pixels: Pixels, name: str) -> str:
+    from PIL import Image  # slow to import, and needed for nothing but pages
+
     array = np.clip(np.array(pixels) * 255, 0, 255).round().astype(np.uint8)
-    shown = array[0] if len(array) == 1 else np.moveaxis(array[:3], 0, -1)
+    shown = array[0] if len(array) in (1, 2) else np.moveaxis(array[:3], 0, -1)
     file = io.BytesIO()
     Image.fromarray(shown).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{alternative}">'
+    return f'<img src="data:image/png;base64,{data}" alt="{_text(name)}">'
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

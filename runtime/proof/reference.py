@@ -1,10 +1,12 @@
 """The readable model behind the interface of a session: the reference of every comparison."""
 
+import copy
 import hashlib
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from capsnet.model import CapsNet
 
@@ -23,7 +25,12 @@ class EagerModel:
     Args:
         model: the network; it is copied.
         dtype: ``torch.float64`` for the golden results, ``torch.float32`` for the baseline.
+
+    Attributes:
+        decision: the output that decides the class; None where nothing is classified.
     """
+
+    decision: str | None = "lengths"
 
     def __init__(self, model: CapsNet, dtype: torch.dtype) -> None:
         self._source = model
@@ -32,34 +39,36 @@ class EagerModel:
         self._results: dict[tuple[int, tuple[int, ...], bytes], _Outputs] = {}
 
     def run(
-        self, images: npt.NDArray[np.float32], outputs: tuple[str, ...], order: int = 0
+        self,
+        images: npt.NDArray[np.float32],
+        outputs: tuple[str, ...] | None = None,
+        order: int = 0,
     ) -> _Outputs:
         """Run the model.
 
         Args:
             images: ``[batch, channels, height, width]``, values 0..1.
-            outputs: which of ``lengths``, ``capsules`` and ``reconstruction`` to compute.
+            outputs: which of ``lengths``, ``capsules`` and ``reconstruction`` to give; None for
+                all that the model has.
             order: 0 for the model as it is; any other number for the same function with the stem's
-                channels in another order, which rounds otherwise.
+                channels in another order, which rounds otherwise. A network without such a stem has
+                only one order.
 
         Returns:
             The outputs by name, in the model's dtype; read-only.
         """
+        order = order if _convolutions(self._source) else 0
         key = (order, images.shape, hashlib.sha256(images.tobytes()).digest())
         if key not in self._results:
             self._results[key] = self._compute(images, order)
-        return {name: self._results[key][name] for name in outputs}
+        results = self._results[key]
+        return {name: results[name] for name in (results if outputs is None else outputs)}
 
     def _compute(self, images: npt.NDArray[np.float32], order: int) -> _Outputs:
         model = self._in_order(order)
-        parts: list[_Outputs] = []
-        for chunk in torch.from_numpy(images).to(self._dtype).split(_CHUNK):
-            lengths, capsules = model(chunk)
-            part = {"lengths": lengths, "capsules": capsules}
-            if model.decoder is not None:
-                part["reconstruction"] = model.reconstruct(capsules, lengths.argmax(dim=-1))
-            parts.append({name: value.numpy() for name, value in part.items()})
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        chunks = torch.from_numpy(images).to(self._dtype).split(_CHUNK)
+        parts = [_outputs(model, chunk) for chunk in chunks]
+        joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         for array in joined.values():
             array.setflags(write=False)
         return joined
@@ -67,15 +76,38 @@ class EagerModel:
     def _in_order(self, order: int) -> CapsNet:
         """A copy of the model with the stem's channels permuted, and its next layer to match."""
         if order not in self._models:
-            model = CapsNet(self._source.config)
-            model.load_state_dict(self._source.state_dict())
-            model.to(self._dtype).requires_grad_(False).eval()
-            if order:
+            model = copy.deepcopy(self._source).to("cpu", self._dtype)
+            model.requires_grad_(False).eval()
+            pair = _convolutions(model)
+            if order and pair is not None:
+                stem, primary = pair
                 generator = torch.Generator().manual_seed(order)
-                shuffled = torch.randperm(model.stem.out_channels, generator=generator)
-                model.stem.weight.copy_(model.stem.weight[shuffled])
-                assert model.stem.bias is not None
-                model.stem.bias.copy_(model.stem.bias[shuffled])
-                model.primary.weight.copy_(model.primary.weight[:, shuffled])
+                shuffled = torch.randperm(stem.out_channels, generator=generator)
+                stem.weight.copy_(stem.weight[shuffled])
+                if stem.bias is not None:
+                    stem.bias.copy_(stem.bias[shuffled])
+                primary.weight.copy_(primary.weight[:, shuffled])
             self._models[order] = model
         return self._models[order]
+
+
+def _outputs(model: CapsNet, images: Tensor) -> dict[str, Tensor]:
+    """All that the model gives, under the names that artifacts give it."""
+    lengths, capsules = model(images)
+    outputs = {"lengths": lengths, "capsules": capsules}
+    if model.decoder is not None:
+        outputs["reconstruction"] = model.reconstruct(capsules, lengths.argmax(dim=-1))
+    return outputs
+
+
+def _convolutions(model: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d] | None:
+    """The stem and the primary convolution, where the first feeds the second channel by channel."""
+    stem, primary = getattr(model, "stem", None), getattr(model, "primary", None)
+    if (
+        isinstance(stem, nn.Conv2d)
+        and isinstance(primary, nn.Conv2d)
+        and stem.groups == primary.groups == 1
+        and stem.out_channels == primary.in_channels
+    ):
+        return stem, primary
+    return None

@@ -12,7 +12,8 @@ from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.runtime.proof.page import render
-from capsnet.runtime.proof.verification import Judge, Request
+from capsnet.runtime.proof.proof import Prover
+from capsnet.runtime.proof.request import Request
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -35,12 +36,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def documents(folder):
+def proofs(folder):
     request = Request(
         folder / "model.safetensors", folder / "images.npy", device="cpu", details=True
     )
-    judge = Judge(request)
-    return [judge.judge(folder / name) for name in ("model.onnx", "<b>wrong.onnx")]
+    prover = Prover(request)
+    return [prover.prove(folder / name) for name in ("model.onnx", "<b>wrong.onnx")]
 
 
 class Page(HTMLParser):
@@ -59,28 +60,28 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_page_says_all_that_was_found(documents):
-    page = Page(render(documents))
+def test_page_says_all_that_was_found(proofs):
+    page = Page(render(proofs))
     assert "model.onnx computes the same numbers" in page.words
     assert "<b>wrong.onnx computes WRONG numbers" in page.words
-    assert all(failure in page.words for failure in documents[1]["parity"]["failures"])
+    assert all(failure in page.words for failure in proofs[1].certificate.parity.failures)
     assert page.tags.count("h1") == 2
     assert page.tags.count("svg") == 2 * 3  # a histogram for each output
     assert page.tags.count("img") == 2 * 8 * 2  # the worst images and their reconstructions
-    for document in documents:
-        assert document["artifact"]["sha256"] in page.words
-        for check in document["parity"]["checks"]:
-            assert f"{check['errors']['max']:.2e}" in page.words
+    for proof in proofs:
+        assert proof.certificate.artifact.sha256 in page.words
+        for check in proof.certificate.parity.checks:
+            assert f"{check.errors.max:.2e}" in page.words
 
 
-def test_histograms_count_every_element(documents):
-    details = documents[0]["details"]["histograms"]
+def test_histograms_count_every_element(proofs):
+    histograms = proofs[0].details.histograms
     for name, elements in (("lengths", 10 * 5), ("capsules", 10 * 5 * 6)):
-        assert sum(details[name]["baseline"]) == sum(details[name]["candidate"]) == elements
+        assert sum(histograms[name].baseline) == sum(histograms[name].artifact) == elements
 
 
-def test_page_needs_no_network_and_runs_no_script(documents):
-    text = render(documents)
+def test_page_needs_no_network_and_runs_no_script(proofs):
+    text = render(proofs)
     page = Page(text)
     assert page.links
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
@@ -90,13 +91,13 @@ def test_page_needs_no_network_and_runs_no_script(documents):
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1000, 420])
-def test_browser_shows_every_picture_within_its_width(documents, tmp_path, width):
+def test_browser_shows_every_picture_within_its_width(proofs, tmp_path, width):
     # The browser fills in the title: how wide the page became, and how many pictures it could draw.
     measure = """<script>onload = () => { const images = [...document.images];
     document.title = [innerWidth, document.documentElement.scrollWidth,
       images.filter(i => i.complete && i.naturalWidth > 0).length].join(" ") }</script>"""
     page = tmp_path / "page.html"
-    page.write_text(render(documents) + measure, encoding="utf-8")
+    page.write_text(render(proofs) + measure, encoding="utf-8")
     found = subprocess.run(
         [
             BROWSER,

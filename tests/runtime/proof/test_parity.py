@@ -22,8 +22,12 @@ from capsnet.artifact import OUTPUT_NAMES
 from capsnet.errors import ArtifactError
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.precision import PRECISIONS
-from capsnet.runtime.proof.parity import BATCH_SIZES, compare
+from capsnet.documents import from_values, to_values
+from capsnet.runtime.proof.collect import BATCH_SIZES, collect
+from capsnet.runtime.proof.judge import judge
+from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.reference import EagerModel
+from capsnet.runtime.proof.results import Accuracy, ParityResult
 from capsnet.runtime.sessions import onnx as ort
 from capsnet.runtime.sessions.opening import open_session
 
@@ -39,7 +43,7 @@ def opened(folder, content):
     return open_session(path, "cpu")
 
 
-def judge(session, config, images):
+def compared(session, config, images):
     model = lively_model(config)
     golden, baseline = EagerModel(model, torch.float64), EagerModel(model, torch.float32)
     return compare(golden, baseline, session, images)
@@ -47,18 +51,18 @@ def judge(session, config, images):
 
 def test_sound_artifact_passes_at_every_batch_size(tmp_path):
     session = opened(tmp_path, onnx_bytes(TINY, reconstruction=True))
-    report = judge(session, TINY, random_images(TINY, 70))
-    assert report.failures == ()
-    assert report.passed
-    assert report.images == 70
-    assert report.agreement == 1
-    assert report.flips == {}
-    assert report.accuracy is None
-    assert [(check.batch_size, check.output) for check in report.checks] == [
+    result = compared(session, TINY, random_images(TINY, 70))
+    assert result.failures == ()
+    assert result.passed
+    assert result.images == 70
+    assert result.agreement == 1
+    assert result.flips == {}
+    assert result.accuracy is None
+    assert [(check.batch_size, check.output) for check in result.checks] == [
         (size, name) for size in (1, 2, 3, 7, 64, 70) for name in OUTPUT_NAMES
     ]
-    assert list(report.baseline) == list(OUTPUT_NAMES)
-    for check in report.checks:
+    assert list(result.baseline) == list(OUTPUT_NAMES)
+    for check in result.checks:
         assert check.passed
         assert 0 < check.errors.rms <= check.errors.p99 <= check.errors.max < 3e-6
         assert check.errors.cosine > 0.999999
@@ -68,15 +72,15 @@ def test_sound_artifact_passes_at_every_batch_size(tmp_path):
     ("count", "sizes"), [(1, (1,)), (2, (1, 2)), (7, (1, 2, 3, 7)), (9, (1, 2, 3, 7, 9))]
 )
 def test_batch_sizes_end_with_the_whole_set(tmp_path, count, sizes):
-    report = judge(opened(tmp_path, onnx_bytes()), SMALL, random_images(SMALL, count))
-    assert report.passed
-    assert [check.batch_size for check in report.checks[::2]] == list(sizes)
+    result = compared(opened(tmp_path, onnx_bytes()), SMALL, random_images(SMALL, count))
+    assert result.passed
+    assert [check.batch_size for check in result.checks[::2]] == list(sizes)
 
 
 def test_artifact_of_a_fixed_batch_size_is_compared_at_that_size(tmp_path):
-    report = judge(opened(tmp_path, onnx_bytes(batch=3)), SMALL, random_images(SMALL, 7))
-    assert report.passed
-    assert {check.batch_size for check in report.checks} == {3}
+    result = compared(opened(tmp_path, onnx_bytes(batch=3)), SMALL, random_images(SMALL, 7))
+    assert result.passed
+    assert {check.batch_size for check in result.checks} == {3}
 
 
 def one_percent_off(weights):
@@ -102,50 +106,50 @@ def nan(weights):
 )
 def test_wrong_weight_fails_in_every_output(tmp_path, weight, change, message):
     session = opened(tmp_path, edited(onnx_bytes(), with_weight(weight, change)))
-    report = judge(session, SMALL, random_images(SMALL, 9))
-    assert not report.passed
+    result = compared(session, SMALL, random_images(SMALL, 9))
+    assert not result.passed
     for batch_size in (1, 9):
         for name in ("lengths", "capsules"):
             where = f"batch {batch_size}: {name}"
-            assert any(f.startswith(where) and message in f for f in report.failures)
+            assert any(f.startswith(where) and message in f for f in result.failures)
 
 
 def test_wrong_decoder_weight_fails_in_the_reconstruction_alone(tmp_path):
     content = onnx_bytes(TINY, reconstruction=True)
     (name,) = [t.name for t in parsed(content).graph.initializer if t.name == "decoder.3.bias"]
     session = opened(tmp_path, edited(content, with_weight(name, one_percent_off)))
-    report = judge(session, TINY, random_images(TINY, 5))
-    assert {check.output for check in report.checks if not check.passed} == {"reconstruction"}
-    assert all("reconstruction: " in failure for failure in report.failures)
-    assert len(report.failures) > 0
+    result = compared(session, TINY, random_images(TINY, 5))
+    assert {check.output for check in result.checks if not check.passed} == {"reconstruction"}
+    assert all("reconstruction: " in failure for failure in result.failures)
+    assert len(result.failures) > 0
 
 
 def test_missing_routing_iteration_fails(tmp_path):
     session = opened(tmp_path, onnx_bytes(with_layers(SMALL, (5, 6, 2))))
-    assert judge(session, with_layers(SMALL, (5, 6, 2)), random_images(SMALL, 9)).passed
+    assert compared(session, with_layers(SMALL, (5, 6, 2)), random_images(SMALL, 9)).passed
     session.metadata = dataclasses.replace(session.metadata, config=SMALL)
-    report = judge(session, SMALL, random_images(SMALL, 9))
-    assert any(f.startswith("batch 1: lengths: max error") for f in report.failures)
-    assert all(not check.passed for check in report.checks)
+    result = compared(session, SMALL, random_images(SMALL, 9))
+    assert any(f.startswith("batch 1: lengths: max error") for f in result.failures)
+    assert all(not check.passed for check in result.checks)
 
 
 def test_reordered_classes_fail(tmp_path):
     session = opened(tmp_path, edited(onnx_bytes(), with_reordered_classes))
-    report = judge(session, SMALL, random_images(SMALL, 9))
-    assert report.agreement == 0
-    assert set(report.flips) == set(range(9))
-    assert any("lengths: max error" in failure for failure in report.failures)
-    assert any("capsules: max error" in failure for failure in report.failures)
+    result = compared(session, SMALL, random_images(SMALL, 9))
+    assert result.agreement == 0
+    assert set(result.flips) == set(range(9))
+    assert any("lengths: max error" in failure for failure in result.failures)
+    assert any("capsules: max error" in failure for failure in result.failures)
 
 
 def test_baked_batch_size_fails_at_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(ort.OrtSession, "_check_interface", lambda *_: None)
     session = opened(tmp_path, edited(onnx_bytes(batch=3), with_dynamic_interface))
-    report = judge(session, SMALL, random_images(SMALL, 9))
-    failed = [failure.partition(": ")[0] for failure in report.failures]
+    result = compared(session, SMALL, random_images(SMALL, 9))
+    failed = [failure.partition(": ")[0] for failure in result.failures]
     assert failed == ["batch 1", "batch 2", "batch 7", "batch 9"]
-    assert all("onnxruntime failed on a batch of" in failure for failure in report.failures)
-    assert {check.batch_size for check in report.checks} == {3}
+    assert all("onnxruntime failed on a batch of" in failure for failure in result.failures)
+    assert {check.batch_size for check in result.checks} == {3}
 
 
 # Constructed numbers: the images are their own indices, and the runs are tables
@@ -210,29 +214,29 @@ class Fake:
         return self.spoil({k: v[chosen].astype(np.float32) for k, v in self.table.items()})
 
 
-def judge_tables(candidate, baseline=None, labels=None, golden=None):
+def judge_tables(artifact, baseline=None, labels=None, golden=None):
     golden = golden_table() if golden is None else golden
     baseline = shifted(golden, 2.0**-12) if baseline is None else baseline
-    if isinstance(candidate, dict):
-        candidate = Fake(candidate, tuple(candidate))
-    return compare(Reference(golden), Reference(baseline), candidate, numbered_images(), labels)
+    if isinstance(artifact, dict):
+        artifact = Fake(artifact, tuple(artifact))
+    return compare(Reference(golden), Reference(baseline), artifact, numbered_images(), labels)
 
 
 def test_equal_tables_pass():
-    report = judge_tables(golden_table(reconstruction=True), golden=golden_table(True))
-    assert report.passed
-    assert report.agreement == 1
-    assert {check.errors.max for check in report.checks} == {0.0}
-    assert min(check.errors.cosine for check in report.checks) == pytest.approx(1)
+    result = judge_tables(golden_table(reconstruction=True), golden=golden_table(True))
+    assert result.passed
+    assert result.agreement == 1
+    assert {check.errors.max for check in result.checks} == {0.0}
+    assert min(check.errors.cosine for check in result.checks) == pytest.approx(1)
 
 
 def test_errors_are_those_computed_by_hand():
     golden = golden_table()
-    candidate = changed(golden, "lengths", (1, 0), 0.125 + 2.0**-10)
-    candidate["lengths"][3, 2] -= 2.0**-9
-    report = judge_tables(candidate, baseline=shifted(golden, 2.0**-8))
-    assert report.passed
-    (errors,) = {check.errors for check in report.checks if check.output == "lengths"}
+    artifact = changed(golden, "lengths", (1, 0), 0.125 + 2.0**-10)
+    artifact["lengths"][3, 2] -= 2.0**-9
+    result = judge_tables(artifact, baseline=shifted(golden, 2.0**-8))
+    assert result.passed
+    (errors,) = {check.errors for check in result.checks if check.output == "lengths"}
     assert errors.max == 2.0**-9
     # 12 sorted errors: the 99th percentile lies at 0.99 * 11 = 10.89 between the last two
     assert errors.p99 == pytest.approx(2.0**-10 + 0.89 * (2.0**-9 - 2.0**-10), rel=1e-12)
@@ -251,25 +255,25 @@ def test_errors_are_those_computed_by_hand():
 
 def test_baseline_and_allowance_are_those_computed_by_hand():
     golden = golden_table()
-    report = judge_tables(golden, baseline=shifted(golden, 2.0**-8))
-    own = report.baseline["lengths"]
+    result = judge_tables(golden, baseline=shifted(golden, 2.0**-8))
+    own = result.baseline["lengths"]
     assert (own.max, own.p99, own.rms) == (2.0**-8, 2.0**-8, 2.0**-8)
-    for check in report.checks:
+    for check in result.checks:
         largest = 0.75 if check.output == "lengths" else 0.5625
         limit = 4 * 2.0**-8 + 2.0**-23 * largest
         assert check.allowed == pytest.approx({"max": limit, "p99": limit, "rms": limit}, rel=1e-12)
-    assert report.budget == FP32
+    assert result.budget == FP32
 
 
 @pytest.mark.parametrize(("multiple", "passed"), [(0.5, True), (3.99, True), (4.01, False)])
 def test_error_may_be_four_times_that_of_the_baseline(multiple, passed):
     golden = golden_table()
-    report = judge_tables(shifted(golden, multiple * 2.0**-8), baseline=shifted(golden, 2.0**-8))
-    assert report.passed is passed
-    assert {check.passed for check in report.checks} == {passed}
+    result = judge_tables(shifted(golden, multiple * 2.0**-8), baseline=shifted(golden, 2.0**-8))
+    assert result.passed is passed
+    assert {check.passed for check in result.checks} == {passed}
     for quantity in ("max", "p99", "rms"):
         message = f"batch 4: lengths: {quantity} error 0.0157 is above the budget of 0.0156"
-        assert any(f.startswith(message) for f in report.failures) is not passed
+        assert any(f.startswith(message) for f in result.failures) is not passed
 
 
 @pytest.mark.parametrize(("error", "passed"), [(2.0**-24, True), (2.0**-22, False)])
@@ -286,19 +290,19 @@ def test_each_quantity_can_fail_an_artifact_alone(quantity):
     if quantity == "max":  # one outlier far off, hidden from neither quantity but above only max
         golden = {k: np.tile(v, (100, *[1] * (v.ndim - 1))) for k, v in golden.items()}
         baseline = shifted(golden, unit)
-        candidate = changed(golden, "lengths", (0, 0), 0.125 + 5 * unit)
-    elif quantity == "p99":  # the baseline has one outlier, the candidate many smaller ones
+        artifact = changed(golden, "lengths", (0, 0), 0.125 + 5 * unit)
+    elif quantity == "p99":  # the baseline has one outlier, the artifact many smaller ones
         golden = {k: np.tile(v, (100, *[1] * (v.ndim - 1))) for k, v in golden.items()}
         baseline = changed(shifted(golden, unit / 64), "lengths", (0, 0), 0.125 + 64 * unit)
-        candidate = changed(golden, "lengths", (slice(0, 40), 0), 0.125 + unit)
+        artifact = changed(golden, "lengths", (slice(0, 40), 0), 0.125 + unit)
     else:  # everything is a little off, where the baseline is right but for a few
         golden = {k: np.tile(v, (100, *[1] * (v.ndim - 1))) for k, v in golden.items()}
         baseline = changed(golden, "lengths", (slice(0, 14), 0), 0.125 + unit)
-        candidate = shifted(golden, unit)
-        candidate["capsules"] = golden["capsules"]
+        artifact = shifted(golden, unit)
+        artifact["capsules"] = golden["capsules"]
     images = numbered_images(len(golden["lengths"]))
-    report = compare(Reference(golden), Reference(baseline), Fake(candidate), images)
-    assert {f.partition("lengths: ")[2].split()[0] for f in report.failures} == {quantity}
+    result = compare(Reference(golden), Reference(baseline), Fake(artifact), images)
+    assert {f.partition("lengths: ")[2].split()[0] for f in result.failures} == {quantity}
 
 
 # Outputs that are not numbers, not there, or not in shape
@@ -309,12 +313,12 @@ def test_each_quantity_can_fail_an_artifact_alone(quantity):
 @pytest.mark.parametrize("image", [0, 3])
 def test_one_value_that_is_no_number_fails(value, name, image):
     golden = golden_table(reconstruction=True)
-    candidate = changed(golden, name, (image, 0), value)
-    report = judge_tables(candidate, golden=golden)
+    artifact = changed(golden, name, (image, 0), value)
+    result = judge_tables(artifact, golden=golden)
     message = f"{name} holds NaN or infinity for 1 of 4 images, first image {image}"
-    assert report.failures == tuple(f"batch {size}: {message}" for size in (1, 2, 3, 4))
-    assert report.checks == ()
-    assert report.agreement == 0
+    assert result.failures == tuple(f"batch {size}: {message}" for size in (1, 2, 3, 4))
+    assert result.checks == ()
+    assert result.agreement == 0
 
 
 def test_value_that_is_no_number_in_one_batch_size_alone_fails():
@@ -323,39 +327,39 @@ def test_value_that_is_no_number_in_one_batch_size_alone_fails():
             outputs["lengths"][2, 1] = np.nan
         return outputs
 
-    report = judge_tables(Fake(golden_table(), spoil=spoil))
-    assert report.failures == (
+    result = judge_tables(Fake(golden_table(), spoil=spoil))
+    assert result.failures == (
         "batch 3: lengths holds NaN or infinity for 1 of 4 images, first image 2",
     )
-    assert not report.passed
-    assert {check.batch_size for check in report.checks} == {1, 2, 4}
+    assert not result.passed
+    assert {check.batch_size for check in result.checks} == {1, 2, 4}
 
 
 @pytest.mark.parametrize("who", ["golden", "baseline", "both", "all"])
 def test_reference_that_is_no_number_never_passes(who):
     golden = golden_table()
     spoiled = changed(golden, "lengths", (2, 1), np.nan)
-    report = judge_tables(
+    result = judge_tables(
         spoiled if who == "all" else golden,
         baseline=golden if who == "golden" else spoiled,
         golden=golden if who == "baseline" else spoiled,
     )
-    assert not report.passed
+    assert not result.passed
 
 
 def test_a_baseline_that_is_far_off_is_no_measure():
     golden = golden_table()
-    report = judge_tables(golden, baseline=shifted(golden, 0.25))
-    assert not report.passed
-    assert any("the float32 model itself is off by" in failure for failure in report.failures)
+    result = judge_tables(golden, baseline=shifted(golden, 0.25))
+    assert not result.passed
+    assert any("the float32 model itself is off by" in failure for failure in result.failures)
 
 
 def test_infinite_baseline_excuses_nothing():
     golden = golden_table()
     baseline = changed(golden, "lengths", (2, 1), np.inf)
     with np.errstate(all="ignore"):
-        report = judge_tables(shifted(golden, 0.25), baseline=baseline)
-    assert any(failure.startswith("batch 4: lengths: ") for failure in report.failures)
+        result = judge_tables(shifted(golden, 0.25), baseline=baseline)
+    assert any(failure.startswith("batch 4: lengths: ") for failure in result.failures)
 
 
 def renamed(outputs):
@@ -407,20 +411,20 @@ def of_dtype(name, dtype):
     ],
 )
 def test_malformed_output_fails_at_every_batch_size(spoil, message):
-    report = judge_tables(Fake(golden_table(), spoil=spoil))
+    result = judge_tables(Fake(golden_table(), spoil=spoil))
     for batch_size in (1, 2, 3, 4):
-        assert f"batch {batch_size}: {message}" in report.failures
-    assert report.checks == ()
-    assert not report.passed
+        assert f"batch {batch_size}: {message}" in result.failures
+    assert result.checks == ()
+    assert not result.passed
 
 
 def test_missing_image_fails():
-    report = judge_tables(
+    result = judge_tables(
         Fake(golden_table(), spoil=lambda outputs: {k: v[:1] for k, v in outputs.items()})
     )
-    assert "batch 4: lengths has shape [1, 3], expected [4, 3]" in report.failures
-    assert "batch 3: lengths has shape [2, 3], expected [4, 3]" in report.failures
-    assert not any(failure.startswith("batch 1: ") for failure in report.failures)
+    assert "batch 4: lengths has shape [1, 3], expected [4, 3]" in result.failures
+    assert "batch 3: lengths has shape [2, 3], expected [4, 3]" in result.failures
+    assert not any(failure.startswith("batch 1: ") for failure in result.failures)
 
 
 def test_batch_axis_that_is_dropped_for_one_image_fails():
@@ -428,8 +432,8 @@ def test_batch_axis_that_is_dropped_for_one_image_fails():
         return {name: values.squeeze(0) if len(values) == 1 else values for name, values in outputs}
 
     fake = Fake(golden_table(), spoil=lambda outputs: squeeze(outputs.items()))
-    report = judge_tables(fake)
-    assert any(failure.startswith("batch 3: lengths has shape") for failure in report.failures)
+    result = judge_tables(fake)
+    assert any(failure.startswith("batch 3: lengths has shape") for failure in result.failures)
 
 
 def test_error_at_one_batch_size_fails_and_the_others_are_judged():
@@ -438,9 +442,9 @@ def test_error_at_one_batch_size_fails_and_the_others_are_judged():
             raise ArtifactError("no memory")
         return outputs
 
-    report = judge_tables(Fake(golden_table(), spoil=spoil))
-    assert report.failures == ("batch 2: no memory",)
-    assert {check.batch_size for check in report.checks} == {1, 3, 4}
+    result = judge_tables(Fake(golden_table(), spoil=spoil))
+    assert result.failures == ("batch 2: no memory",)
+    assert {check.batch_size for check in result.checks} == {1, 3, 4}
 
 
 @pytest.mark.parametrize(
@@ -453,22 +457,22 @@ def test_error_at_one_batch_size_fails_and_the_others_are_judged():
     ids=["one half", "zero", "one"],
 )
 def test_constant_outputs_fail_in_every_check(outputs):
-    report = judge_tables(outputs)
-    assert report.checks
-    assert not any(check.passed for check in report.checks)
-    assert report.agreement == 0
+    result = judge_tables(outputs)
+    assert result.checks
+    assert not any(check.passed for check in result.checks)
+    assert result.agreement == 0
 
 
 def test_outputs_of_another_image_fail_though_every_class_is_right():
-    report = judge_tables({name: np.roll(v, 1, axis=0) for name, v in golden_table().items()})
-    assert report.agreement == 1
-    assert not any(check.passed for check in report.checks)
+    result = judge_tables({name: np.roll(v, 1, axis=0) for name, v in golden_table().items()})
+    assert result.agreement == 1
+    assert not any(check.passed for check in result.checks)
 
 
 def test_zero_output_has_no_direction_in_common_with_the_golden_one():
     golden = golden_table()
-    report = judge_tables({name: np.zeros_like(values) for name, values in golden.items()})
-    assert {check.errors.cosine for check in report.checks} == {0.0}
+    result = judge_tables({name: np.zeros_like(values) for name, values in golden.items()})
+    assert {check.errors.cosine for check in result.checks} == {0.0}
 
 
 # Classes
@@ -476,26 +480,26 @@ def test_zero_output_has_no_direction_in_common_with_the_golden_one():
 
 def with_flip(image, step):
     """Golden lengths of one image, the two longest moved towards each other by ``step``."""
-    candidate = changed(golden_table(), "lengths", (image, 1), 0.75 - step)
-    candidate["lengths"][image, 2] = 0.75 - GAPS[image] + step
-    return candidate
+    artifact = changed(golden_table(), "lengths", (image, 1), 0.75 - step)
+    artifact["lengths"][image, 2] = 0.75 - GAPS[image] + step
+    return artifact
 
 
 def test_flip_is_excused_where_the_gap_is_smaller_than_the_error():
     baseline = shifted(golden_table(), 0.03125)
-    report = judge_tables(with_flip(3, 0.09375), baseline=baseline)  # the gap is 0.0625
-    assert report.failures == ()
-    assert report.flips == {3: 0.0625}
-    assert report.agreement == 0.75
-    assert report.checks[0].errors.max == 0.09375
+    result = judge_tables(with_flip(3, 0.09375), baseline=baseline)  # the gap is 0.0625
+    assert result.failures == ()
+    assert result.flips == {3: 0.0625}
+    assert result.agreement == 0.75
+    assert result.checks[0].errors.max == 0.09375
 
 
 def test_flip_fails_where_the_gap_is_larger_than_the_error():
     baseline = shifted(golden_table(), 0.03125)
-    report = judge_tables(with_flip(2, 0.09375), baseline=baseline)  # the gap is 0.125
-    assert all(check.passed for check in report.checks)
-    assert report.flips == {2: 0.125}
-    assert report.failures == tuple(
+    result = judge_tables(with_flip(2, 0.09375), baseline=baseline)  # the gap is 0.125
+    assert all(check.passed for check in result.checks)
+    assert result.flips == {2: 0.125}
+    assert result.failures == tuple(
         f"batch {size}: image 2 changes its class, although the golden gap between "
         "its two longest capsules, 0.125, is not below the error, 0.0938"
         for size in (1, 2, 3, 4)
@@ -503,9 +507,9 @@ def test_flip_fails_where_the_gap_is_larger_than_the_error():
 
 
 def test_move_towards_each_other_without_a_flip_passes():
-    report = judge_tables(with_flip(2, 0.03125), baseline=shifted(golden_table(), 0.03125))
-    assert report.passed
-    assert report.flips == {}
+    result = judge_tables(with_flip(2, 0.03125), baseline=shifted(golden_table(), 0.03125))
+    assert result.passed
+    assert result.flips == {}
 
 
 def test_flip_at_one_batch_size_alone_fails():
@@ -514,43 +518,43 @@ def test_flip_at_one_batch_size_alone_fails():
             outputs["lengths"][2] = with_flip(2, 0.09375)["lengths"][2]
         return outputs
 
-    report = judge_tables(Fake(golden_table(), spoil=spoil), shifted(golden_table(), 0.03125))
-    assert report.flips == {2: 0.125}
-    assert [failure[:38] for failure in report.failures] == [
+    result = judge_tables(Fake(golden_table(), spoil=spoil), shifted(golden_table(), 0.03125))
+    assert result.flips == {2: 0.125}
+    assert [failure[:38] for failure in result.failures] == [
         "batch 3: image 2 changes its class, al"
     ]
 
 
 def test_flipped_image_is_left_out_of_the_reconstruction():
     golden = golden_table(reconstruction=True)
-    candidate = {**with_flip(3, 0.09375), "reconstruction": golden["reconstruction"].copy()}
-    candidate["reconstruction"][3] = 0.0
+    artifact = {**with_flip(3, 0.09375), "reconstruction": golden["reconstruction"].copy()}
+    artifact["reconstruction"][3] = 0.0
     baseline = shifted(golden, 0.03125)
-    assert judge_tables(candidate, baseline, golden=golden).passed
-    candidate["reconstruction"][2] = 0.0
-    report = judge_tables(candidate, baseline, golden=golden)
-    assert report.failures
-    assert all("reconstruction: " in failure for failure in report.failures)
+    assert judge_tables(artifact, baseline, golden=golden).passed
+    artifact["reconstruction"][2] = 0.0
+    result = judge_tables(artifact, baseline, golden=golden)
+    assert result.failures
+    assert all("reconstruction: " in failure for failure in result.failures)
 
 
 def test_accuracies_are_counted_against_the_labels():
     labels = np.array([1, 1, 2, 2])
-    candidate = with_flip(3, 0.09375)
-    report = judge_tables(candidate, shifted(golden_table(), 0.03125), labels)
-    assert report.accuracy == {"golden": 0.5, "baseline": 0.5, "candidate": 0.75}
+    artifact = with_flip(3, 0.09375)
+    result = judge_tables(artifact, shifted(golden_table(), 0.03125), labels)
+    assert result.accuracy == Accuracy(golden=0.5, baseline=0.5, candidate=0.75)
 
 
-def test_candidate_without_a_valid_output_has_no_accuracy():
+def test_artifact_without_a_valid_output_has_no_accuracy():
     labels = np.array([1, 1, 1, 1])
-    report = judge_tables(Fake(golden_table(), spoil=renamed), labels=labels)
-    assert report.accuracy is None
+    result = judge_tables(Fake(golden_table(), spoil=renamed), labels=labels)
+    assert result.accuracy is None
 
 
-# The report
+# The document
 
 
 @pytest.mark.parametrize(
-    ("candidate", "names"),
+    ("artifact", "names"),
     [
         (golden_table(True), OUTPUT_NAMES),
         (changed(golden_table(True), "lengths", 0, np.nan), OUTPUT_NAMES),
@@ -564,12 +568,13 @@ def test_candidate_without_a_valid_output_has_no_accuracy():
     ],
     ids=["sound", "NaN", "every class wrong"],
 )
-def test_report_is_strict_json(candidate, names):
-    report = judge_tables(Fake(candidate, names), golden=golden_table(True))
-    text = json.dumps(report.to_dict(), allow_nan=False)
+def test_report_is_strict_json(artifact, names):
+    result = judge_tables(Fake(artifact, names), golden=golden_table(True))
+    text = json.dumps(to_values(result), allow_nan=False)
     read = json.loads(text)
-    assert read["passed"] is report.passed
-    assert read["failures"] == list(report.failures)
+    assert from_values(ParityResult, read) == result
+    assert read["passed"] is result.passed
+    assert read["failures"] == list(result.failures)
     assert read["budget"] == dataclasses.asdict(FP32)
 
 

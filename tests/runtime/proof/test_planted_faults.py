@@ -13,7 +13,8 @@ from capsnet.errors import CapsNetError
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import LoweredCapsNet, lower
-from capsnet.runtime.proof.verification import Judge, Request
+from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.request import Request
 
 EXPORTERS = {"torchscript": to_torchscript, "pt2": to_exported_program}
 
@@ -128,11 +129,10 @@ def verdict(folder, artifact):
     """The verdict, and everything that was said."""
     request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
     try:
-        document = Judge(request).judge(artifact)
+        certificate = prove(artifact, request).certificate
     except CapsNetError as error:
         return "fail", str(error)
-    hard = [failure for result in document["hard_inputs"] for failure in result["failures"]]
-    return document["verdict"], "\n".join([*document["parity"]["failures"], *hard])
+    return certificate.verdict, "\n".join(certificate.failures)
 
 
 def export(kind, path, plant=lambda _: None):
@@ -171,10 +171,11 @@ def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_p
     with zipfile.ZipFile(fewer) as archive, zipfile.ZipFile(lying, "w") as copy:
         for name in archive.namelist():
             copy.writestr(name, claimed if "/extra/" in name else archive.read(name))
-    assert json.loads(claimed)["routing_iterations"] == [3]
+    (claim,) = json.loads(claimed)["claims"]
+    assert (claim["what"], claim["least"]) == ("routing by [3] iterations", 2)
     found, said = verdict(folder, lying)
     assert found == "fail"
-    assert "routing iterations [3] need 2 couplings, the graph has 1" in said
+    assert "routing by [3] iterations takes 2 of Exp/Softmax, the graph has 1" in said
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)

@@ -1,0 +1,132 @@
+"""Proving artifacts in this process: parity on real images, and on hard inputs."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+from capsnet.checkpoint import load_checkpoint
+from capsnet.config import CapsNetConfig
+from capsnet.definitions import load_definitions
+from capsnet.errors import ResultError
+from capsnet.files import file_sha256
+from capsnet.runtime.certificate import SCHEMA_VERSION, environment
+from capsnet.runtime.proof.collect import LARGE_BATCH, collect
+from capsnet.runtime.proof.details import details_of
+from capsnet.runtime.proof.hard_inputs import HardInputs
+from capsnet.runtime.proof.images import load_images
+from capsnet.runtime.proof.judge import judge
+from capsnet.runtime.proof.reference import EagerModel
+from capsnet.runtime.proof.request import Request
+from capsnet.runtime.proof.results import (
+    ArtifactFile,
+    Certificate,
+    HardInput,
+    ImageSet,
+    ParityResult,
+    Proof,
+)
+from capsnet.runtime.sessions.base import Session
+from capsnet.runtime.sessions.opening import open_session
+
+__all__ = ["Prover", "prove"]
+
+
+def prove(artifact: Path, request: Request) -> Proof:
+    """Prove one artifact, in this process.
+
+    A fresh process, which sees what a user will see, is
+    :class:`capsnet.runtime.proof.fresh.FreshProcess`.
+
+    Args:
+        artifact: the file.
+        request: what to verify it against.
+
+    Returns:
+        Its certificate, and the details where they were asked for.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: if something that the request names cannot be read,
+            or does not fit.
+        ArtifactError, DeviceError: if the artifact cannot be read or run.
+        ResultError: if it was not exported from this checkpoint.
+    """
+    return Prover(request).prove(artifact)
+
+
+class Prover:
+    """Proves file after file against one reference, whose results are computed once.
+
+    Args:
+        request: what to verify them against.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: if something that it names cannot be read, or does
+            not fit.
+    """
+
+    def __init__(self, request: Request) -> None:
+        load_definitions(request.definitions)
+        self._request = request
+        self._model = load_checkpoint(request.checkpoint)
+        self._digest = file_sha256(request.checkpoint)
+        self._source, self._images, self._labels = load_images(
+            request, self._model.config, self._digest
+        )
+        self._golden = EagerModel(self._model, torch.float64)
+        self._baseline = EagerModel(self._model, torch.float32)
+
+    def prepare(self) -> None:
+        """Compute the reference's results now, while there is no artifact to prove."""
+        assert self._hard_inputs
+        for reference in (self._golden, self._baseline):
+            reference.run(self._images)
+
+    def prove(self, artifact: Path) -> Proof:
+        """Compare an artifact with its reference; see :func:`prove`."""
+        request = self._request
+        session = open_session(artifact, request.device)
+        # Others may run the file without this session: its large batches are proven undivided.
+        session.largest_batch = LARGE_BATCH
+        self._check_origin(artifact, session)
+        collected = collect(self._golden, self._baseline, session, self._images)
+        parity = judge(collected, session.metadata, self._labels, request.tolerance)
+        hard = self._hard_inputs.check(session)
+        details = details_of(collected, session.metadata, self._images) if request.details else None
+        return Proof(self._certificate(artifact, session, parity, hard), details)
+
+    @functools.cached_property
+    def _hard_inputs(self) -> HardInputs:
+        return HardInputs(self._golden, self._baseline, self._images, self._golden.decision)
+
+    def _check_origin(self, artifact: Path, session: Session) -> None:
+        claimed = session.metadata.checkpoint_sha256
+        config = CapsNetConfig.from_dict(session.metadata.config)
+        if claimed not in (None, self._digest) or config != self._model.config:
+            raise ResultError(
+                f"{artifact} was not exported from {self._request.checkpoint}: it names a "
+                f"checkpoint with SHA-256 {claimed}, this one has {self._digest}; give the right "
+                "one with --checkpoint"
+            )
+
+    def _certificate(
+        self,
+        artifact: Path,
+        session: Session,
+        parity: ParityResult,
+        hard_inputs: tuple[HardInput, ...],
+    ) -> Certificate:
+        passed = parity.passed and all(result.passed for result in hard_inputs)
+        return Certificate(
+            schema_version=SCHEMA_VERSION,
+            verdict="pass" if passed else "fail",
+            artifact=ArtifactFile.describe(artifact, session.format, session.metadata),
+            checkpoint_sha256=self._digest,
+            images=ImageSet(self._source, len(self._images)),
+            device=session.device,
+            device_reason=session.device_reason,
+            providers=session.providers(),
+            environment=environment(),
+            parity=parity,
+            hard_inputs=hard_inputs,
+        )

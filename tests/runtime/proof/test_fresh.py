@@ -1,0 +1,156 @@
+"""Verification in a fresh process hides no crash, and gives the verdict of this one."""
+
+import json
+import sys
+
+import pytest
+from support.artifacts import edited, onnx_bytes, with_weight
+from support.proof import fill_folder, request_in, verify, verify_in_fresh_process
+
+from capsnet.documents import to_values
+from capsnet.errors import (
+    ArtifactError,
+    CapsNetError,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    ResultError,
+)
+from capsnet.runtime import process
+from capsnet.runtime.proof import fresh
+from capsnet.runtime.proof.fresh import FreshProcess
+from capsnet.runtime.proof.proof import prove
+
+
+def test_fresh_process_gives_the_verdict_of_this_one(folder):
+    fresh, here = verify_in_fresh_process(folder), verify(folder)
+    assert fresh == here
+    assert fresh.passed
+
+
+def test_error_in_the_fresh_process_arrives_as_itself(folder):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        verify_in_fresh_process(folder, checkpoint="none.safetensors")
+
+
+def test_files_of_the_working_folder_do_not_reach_the_fresh_process(folder, monkeypatch):
+    (folder / "random.py").write_text("raise SystemExit('a file of the user')")
+    monkeypatch.chdir(folder)
+    assert verify_in_fresh_process(folder).passed
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Replace the fresh process by one that runs the given code."""
+    real = process.subprocess.Popen
+
+    def replace(code):
+        def popen(command, **options):
+            assert command[0] == sys.executable
+            return real([sys.executable, "-c", code], **options)
+
+        monkeypatch.setattr(process.subprocess, "Popen", popen)
+
+    return replace
+
+
+HELLO = "print('{}');"
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory):
+    """A proof, as the answer of a process."""
+    folder = fill_folder(tmp_path_factory.mktemp("proof"))
+    return json.dumps(to_values(prove(folder / "model.onnx", request_in(folder))))
+
+
+def test_verdict_of_the_child_is_handed_on(child, folder, proof):
+    child(f"{HELLO} print({proof!r})")
+    assert to_values(verify_in_fresh_process(folder)) == json.loads(proof)["certificate"]
+
+
+@pytest.mark.parametrize(
+    "kind", [ArtifactError, CheckpointError, DataError, DeviceError, ResultError]
+)
+@pytest.mark.parametrize("greeting", ["", HELLO], ids=["at once", "after its start"])
+def test_errors_keep_their_kind_and_words(child, folder, kind, greeting):
+    answer = json.dumps({"error": "no such thing", "kind": kind.__name__})
+    child(f"{greeting}print({answer!r})")
+    with pytest.raises(CapsNetError, match=r"^no such thing$") as caught:
+        verify_in_fresh_process(folder)
+    assert type(caught.value) is kind
+
+
+def test_several_files_are_judged_in_order_against_one_reference(folder):
+    def perturb(weights):
+        weights.reshape(-1)[0] += 0.01
+
+    (folder / "wrong.onnx").write_bytes(edited(onnx_bytes(), with_weight("primary.bias", perturb)))
+    with FreshProcess(request_in(folder)) as child:
+        for name in ("wrong.onnx", "model.onnx"):
+            child.submit(folder / name)
+        certificates = [proof.certificate for proof in child.proofs()]
+    assert [c.artifact.file for c in certificates] == ["wrong.onnx", "model.onnx"]
+    assert [c.verdict for c in certificates] == ["fail", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        ("import os; os.abort()", r"crashed: its process ended with code -\d+ and no answer"),
+        ("import sys; print('out of luck', file=sys.stderr); sys.exit(7)", "code 7.*out of luck"),
+        ("raise KeyError('abc')", "code 1 and no answer; it printed last: KeyError: 'abc'"),
+        ("", "code 0 and no answer; it printed last: nothing"),
+        (HELLO, "code 0 and no answer; it printed last: nothing"),
+        (HELLO + "print('no JSON at all')", "code 0 and no answer"),
+        (HELLO + "print('[]')", "code 0 and no answer"),
+        (HELLO + "print('null')", "code 0 and no answer"),
+        (HELLO + "print('{}')", "gave no verdict"),
+        (HELLO + "print(PROOF.replace('pass', 'perhaps', 1))", "gave no verdict.*'perhaps'"),
+        (HELLO + "print(PROOF.replace('\"pass\"', 'true', 1))", "gave no verdict.*True"),
+        (HELLO + "print(PROOF.replace('checkpoint_sha256', 'other', 1))", "gave no verdict"),
+        (HELLO + "print(PROOF[:-2])", "code 0 and no answer"),
+        (
+            f"import os, sys; {HELLO} print(PROOF); sys.stdout.flush(); os._exit(9)",
+            "code 9",
+        ),
+    ],
+    ids=[
+        "abort",
+        "exit",
+        "exception",
+        "silence",
+        "silence after its start",
+        "words",
+        "list",
+        "null",
+        "empty",
+        "perhaps",
+        "true",
+        "a key that is missing",
+        "cut",
+        "verdict, then failure",
+    ],
+)
+def test_child_without_a_clear_verdict_is_a_failure(child, folder, proof, code, match):
+    child(f"PROOF = {proof!r}; {code}")
+    with pytest.raises(ResultError, match=match) as caught:
+        verify_in_fresh_process(folder)
+    assert "model.onnx" in str(caught.value)
+
+
+def test_hanging_child_is_a_failure(child, folder, monkeypatch):
+    child("import time; time.sleep(60)")
+    monkeypatch.setattr(fresh, "_TIMEOUT_BASE", 0.2)
+    monkeypatch.setattr(fresh, "_TIMEOUT_PER_IMAGE", 0.01)
+    with pytest.raises(ResultError, match=r"model\.onnx hung: no verdict within 0 s"):
+        verify_in_fresh_process(folder, samples=5)
+
+
+def test_words_of_a_library_on_standard_output_do_not_hide_the_verdict(folder, monkeypatch):
+    noise = folder / "noise"
+    noise.mkdir()
+    # onnxruntime prints to standard output when it falls back to another provider
+    (noise / "sitecustomize.py").write_text("print('*** EP Error ***', flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(noise))
+    assert verify_in_fresh_process(folder).passed

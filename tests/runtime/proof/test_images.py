@@ -1,0 +1,47 @@
+"""Images to prove on: chosen evenly, with their labels where these are known."""
+
+import numpy as np
+import pytest
+from support.artifacts import SMALL, random_images
+from support.proof import idx_folder, request_in, verify
+
+from capsnet.errors import DataError
+from capsnet.runtime.proof.images import load_images, save_images
+from capsnet.runtime.proof.results import ImageSet
+
+
+def loaded(folder, **changes):
+    return load_images(request_in(folder, **changes), SMALL, "")
+
+
+def test_labelled_folder_gives_accuracy(folder):
+    images = (random_images(SMALL, 6)[:, 0] * 255).astype(np.uint8)
+    idx_folder(folder / "digits", images, np.array([0, 1, 2, 3, 4, 0]))
+    certificate = verify(folder, images="digits")
+    assert certificate.images == ImageSet("digits: t10k split", 6)
+    accuracy = certificate.parity.accuracy
+    for share in (accuracy.golden, accuracy.baseline, accuracy.candidate):
+        assert 0 <= share <= 1
+
+
+@pytest.mark.parametrize(("samples", "chosen"), [(1, [0]), (2, [0, 5]), (3, [0, 3, 6]), (99, None)])
+def test_samples_are_spread_evenly_over_a_labelled_folder(folder, samples, chosen):
+    images = np.arange(10, dtype=np.uint8)[:, None, None].repeat(12, 1).repeat(12, 2)
+    idx_folder(folder / "digits", images, np.arange(10) % 5)
+    _, used, labels = loaded(folder, images="digits", samples=samples)
+    expected = list(range(10)) if chosen is None else chosen
+    assert np.rint(used[:, 0, 0, 0] * 255).astype(int).tolist() == expected
+    assert labels.tolist() == [n % 5 for n in expected]
+
+
+def test_samples_are_spread_evenly_over_an_array(folder):
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(12, 2).repeat(12, 3)
+    np.save(folder / "images.npy", images)
+    used = loaded(folder, samples=2).images
+    assert np.rint(used[:, 0, 0, 0] * 255).tolist() == [0, 5]
+
+
+def test_array_has_no_labels_and_is_limited_to_the_samples(folder):
+    certificate = verify(folder, samples=3)
+    assert certificate.images == ImageSet("images.npy", 3)
+    assert certificate.parity.accuracy is None
