@@ -10,7 +10,7 @@ from typing import Self
 
 from capsnet.errors import OutputError
 
-__all__ = ["StagedFile", "atomic_path", "file_sha256"]
+__all__ = ["StagedFile", "atomic_path", "check_writable", "file_sha256"]
 
 
 def file_sha256(path: Path) -> str:
@@ -88,6 +88,20 @@ def atomic_path(target: Path) -> Iterator[Path]:
         staged.commit()
 
 
+def check_writable(path: Path) -> None:
+    """Raise now what writing the file would raise later, after the work.
+
+    Args:
+        path: the file that will be written. It is not changed; a temporary file appears beside it
+            and is removed.
+
+    Raises:
+        OutputError: if the folder is missing or not writable, or the path is a folder or a device.
+    """
+    with StagedFile(path):
+        pass
+
+
 def _default_mode() -> int:
     """Permissions a plain ``open`` would give; ``mkstemp`` alone leaves files private."""
     mask = os.umask(0)
@@ -98,5 +112,5 @@ def _default_mode() -> int:
 def _cannot_write(target: Path, error: OSError) -> str:
     return (
         f"cannot write {target}: {error.strerror or error}; "
-        "choose a folder that exists, is writable and has space (--output)"
+        "choose a folder that exists, is writable and has space"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from capsnet.errors import OutputError
-from capsnet.files import atomic_path, file_sha256
+from capsnet.files import atomic_path, check_writable, file_sha256
 
 
 @pytest.fixture(params=[None, "earlier"], ids=["new", "replacing"])
@@ -106,6 +106,35 @@ def test_a_folder_or_a_pipe_is_not_replaced(tmp_path):
     assert folder.is_dir()
     assert pipe.is_fifo()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_checking_that_a_file_can_be_written_changes_nothing(target):
+    before = snapshot(target)
+    check_writable(target)
+    assert snapshot(target) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("absent/page.html", "No such file or directory; choose a folder that exists"),
+        ("file/page.html", "Not a directory"),
+        ("folder", "it is a folder; give the name of a file"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_noticed_before_the_work(tmp_path, name, match):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=f"{re.escape(str(tmp_path / name))}: .*{match}"):
+        check_writable(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_noticed_before_the_work(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_writable(tmp_path / "page.html")
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
