@@ -130,10 +130,10 @@ def test_a_file_that_cannot_be_written_is_noticed_before_the_work(tmp_path, name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_noticed_before_the_work(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="Permission denied"):
+def test_a_folder_without_permission_is_noticed_before_the_work(tmp_path, monkeypatch):
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr("tempfile.mkstemp", raise_(denied))
+    with pytest.raises(OutputError, match="Permission denied; choose a folder"):
         check_writable(tmp_path / "page.html")
 
 
