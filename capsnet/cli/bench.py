@@ -11,13 +11,13 @@ import click
 from capsnet.cli.options import (
     FILE,
     Counts,
-    Report,
+    Output,
     calibrate_option,
     calibration_images,
     checkpoint_option,
     checkpoint_or_default,
     device_option,
-    reporting,
+    with_output,
 )
 from capsnet.errors import ResultError
 
@@ -93,9 +93,9 @@ _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batche
 @click.option("--csv", "csv_file", type=FILE, help="Write the results as comma-separated values.")
 @click.option("--plot", "plot_file", type=FILE, help="Draw throughput and latency (needs [plot]).")
 @click.option("--profile", is_flag=True, help="Time the operators of ONNX artifacts, by stage.")
-@reporting
+@with_output
 def bench_command(
-    report: Report,
+    out: Output,
     artifacts: tuple[Path, ...],
     candidates: tuple[str, ...],
     checkpoint: Path | None,
@@ -151,7 +151,7 @@ def bench_command(
         scored = None if labels is None else (many, labels)
         if scored is None:
             click.echo("note: no labels are known for these images, so no accuracies", err=True)
-    with tempfile.TemporaryDirectory() as folder, report.console.status("exporting") as status:
+    with tempfile.TemporaryDirectory() as folder, out.console.status("exporting") as status:
         compared = [
             _built_in(name, model, source, Path(folder))
             for name in built_in
@@ -184,16 +184,16 @@ def bench_command(
             if artifact_format(candidate.path) == "onnx"
             for batch in batches
         ]
-    report.console.print(bench_table(results))
+    out.console.print(bench_table(results))
     for item in profiles:
-        report.console.print(profile_table(item))
+        out.console.print(profile_table(item))
     if csv_file is not None:
         with atomic_path(csv_file) as temporary:
             write_csv(results, temporary)
     if plot_file is not None:
         with atomic_path(plot_file) as temporary:
             draw_plot(results, temporary)
-    report.write_json(
+    out.write_json(
         {
             "results": [dataclasses.asdict(result) for result in results],
             "profiles": [dataclasses.asdict(item) for item in profiles],

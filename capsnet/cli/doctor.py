@@ -4,7 +4,7 @@ import dataclasses
 
 import click
 
-from capsnet.cli.options import Report, reporting
+from capsnet.cli.options import Output, with_output
 
 __all__ = ["doctor_command"]
 
@@ -17,8 +17,8 @@ __all__ = ["doctor_command"]
     show_default=True,
     help="What must work: with cuda, its absence is a problem, too.",
 )
-@reporting
-def doctor_command(report: Report, device: str) -> None:
+@with_output
+def doctor_command(out: Output, device: str) -> None:
     """Show what is installed, and whether it can do what it promises."""
     from rich.markup import escape
 
@@ -26,13 +26,13 @@ def doctor_command(report: Report, device: str) -> None:
     from capsnet.runtime.doctor import examine
 
     findings = examine(cuda=device == "cuda")
-    report.write_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
+    out.write_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     colours = {"good": "green", "note": "yellow", "problem": "red"}
     for finding in findings:
         mark = f"[{colours[finding.status]}]{finding.status:8}[/]"
         advice = f"; {finding.advice}" if finding.status == "problem" and finding.advice else ""
         text = escape(f"{finding.detail}{advice}")
-        report.console.print(f"{mark}[bold]{escape(finding.subject):32}[/] {text}")
+        out.console.print(f"{mark}[bold]{escape(finding.subject):32}[/] {text}")
     problems = [finding.subject for finding in findings if finding.status == "problem"]
     if problems:
         raise DeviceError(f"what is installed cannot do what it promises: {', '.join(problems)}")

@@ -13,13 +13,13 @@ from capsnet.cli.options import (
     FILE,
     STARTED,
     CountOr,
-    Report,
+    Output,
     calibrate_option,
     calibration_images,
     checkpoint_option,
     device_option,
     judging,
-    reporting,
+    with_output,
 )
 from capsnet.cli.verify import print_verdicts, raise_unless_passed, write_page
 from capsnet.errors import CapsNetError
@@ -89,9 +89,9 @@ _DEFAULT_FILES = {
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
 )
 @judging
-@reporting
+@with_output
 def export_command(
-    report: Report,
+    out: Output,
     request: "Request",
     formats: tuple[str, ...],
     output: Path | None,
@@ -150,7 +150,7 @@ def export_command(
         digest = file_sha256(request.checkpoint)
         documents = []
         for name, file in staged.items():
-            with report.console.status(f"exporting {targets[name].name}"):
+            with out.console.status(f"exporting {targets[name].name}"):
                 metadata = exporters[name](
                     lowered, file.path, batch=batch, checkpoint_sha256=digest
                 )
@@ -160,7 +160,7 @@ def export_command(
                 judge.submit(file.path)
         if judge is not None:
             with (
-                report.console.status("verifying"),
+                out.console.status("verifying"),
                 _calling({file.path: targets[name].name for name, file in staged.items()}),
             ):
                 documents = judge.documents()
@@ -175,9 +175,9 @@ def export_command(
                 certificate_path(targets[name]).unlink(missing_ok=True)
     write_page(documents, page)
     seconds = round(time.monotonic() - STARTED, 2)
-    report.write_json({"artifacts": documents, "seconds": seconds})
-    print_verdicts(documents, report)
-    report.console.print(f"[dim]{seconds:.1f} s[/]")
+    out.write_json({"artifacts": documents, "seconds": seconds})
+    print_verdicts(documents, out)
+    out.console.print(f"[dim]{seconds:.1f} s[/]")
     raise_unless_passed(documents, "no file was written for it")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, Report, device_option, reporting
+from capsnet.cli.options import FILE, Output, device_option, with_output
 
 if TYPE_CHECKING:
     from capsnet.runtime.sessions.base import Device
@@ -17,8 +17,8 @@ __all__ = ["inspect_command"]
 @click.command("inspect")
 @click.argument("artifact", type=FILE)
 @device_option
-@reporting
-def inspect_command(report: Report, artifact: Path, device: "Device") -> None:
+@with_output
+def inspect_command(out: Output, artifact: Path, device: "Device") -> None:
     """Show what an artifact says about itself, and where its nodes run."""
     from rich.markup import escape
 
@@ -37,8 +37,8 @@ def inspect_command(report: Report, artifact: Path, device: "Device") -> None:
         "providers": session.providers(),
         "metadata": to_values(session.metadata),
     }
-    report.write_json(document)
+    out.write_json(document)
     metadata = document.pop("metadata")
     for key, value in (document | metadata).items():
         text = value if isinstance(value, str) else json.dumps(value)
-        report.console.print(f"[bold]{key:20}[/] {escape(text)}")
+        out.console.print(f"[bold]{key:20}[/] {escape(text)}")

@@ -22,14 +22,14 @@ __all__ = [
     "STARTED",
     "CountOr",
     "Counts",
-    "Report",
+    "Output",
     "calibrate_option",
     "calibration_images",
     "checkpoint_option",
     "checkpoint_or_default",
     "device_option",
     "judging",
-    "reporting",
+    "with_output",
 ]
 
 STARTED = time.monotonic()  # before anything slow is imported
@@ -72,7 +72,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
-class Report:
+class Output:
     """Where a command's words go: a person reads the console, a program reads ``--json``."""
 
     def __init__(self, json_target: str | None) -> None:
@@ -107,7 +107,7 @@ class Report:
             temporary.write_text(text, encoding="utf-8")
 
 
-def reporting(function: Callable[..., None]) -> Callable[..., None]:
+def with_output(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command what every command has: ``--json`` and ``--debug``."""
 
     @click.option(
@@ -116,7 +116,7 @@ def reporting(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
     @functools.wraps(function)
     def command(json_target: str | None, **options: Any) -> None:
-        function(report=Report(json_target), **options)
+        function(out=Output(json_target), **options)
 
     return command
 

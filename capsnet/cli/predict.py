@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from capsnet.cli.options import FILE, Report, device_option, reporting
+from capsnet.cli.options import FILE, Output, device_option, with_output
 
 if TYPE_CHECKING:
     from capsnet.runtime.sessions.base import Device
@@ -31,9 +31,9 @@ _T = TypeVar("_T")
 )
 @click.option("--certified", is_flag=True, help="Refuse an artifact that is not proven.")
 @device_option
-@reporting
+@with_output
 def predict_command(
-    report: Report,
+    out: Output,
     artifact: Path,
     inputs: tuple[Path, ...],
     output: Path | None,
@@ -51,7 +51,7 @@ def predict_command(
     from capsnet.runtime.predict import predict, write_csv, write_jsonl
     from capsnet.runtime.sessions.opening import open_session
 
-    if output is None and report.to_standard_output:
+    if output is None and out.to_standard_output:
         raise click.UsageError(
             "--json - and the predictions would share standard output: give --output"
         )
@@ -71,8 +71,8 @@ def predict_command(
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             count = write(predict(session, images), file)
-        report.console.print(f"{count} predictions in {output}", markup=False)
-    report.write_json(
+        out.console.print(f"{count} predictions in {output}", markup=False)
+    out.write_json(
         {
             "artifact": artifact.name,
             "device": session.device,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, Report, device_option, reporting
+from capsnet.cli.options import FILE, Output, device_option, with_output
 
 if TYPE_CHECKING:
     from capsnet.training.trainer import Progress as TrainingProgress
@@ -41,9 +41,9 @@ _PRESETS = ("mnist", "cifar10", "tiny")
 @click.option("--init", type=FILE, help="Start from the weights of this checkpoint.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run of this output.")
 @device_option
-@reporting
+@with_output
 def train_command(
-    report: Report,
+    out: Output,
     data: Path,
     output: Path,
     preset: str,
@@ -67,7 +67,7 @@ def train_command(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     config = TrainingConfig(**options)
     splits = load_split(data, "train"), load_split(data, "t10k")
-    with _training_display(report, config.epochs) as on_progress:
+    with _training_display(out, config.epochs) as on_progress:
         try:
             history = train(
                 PRESETS[preset],
@@ -80,21 +80,19 @@ def train_command(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            report.console.print(
+            out.console.print(
                 f"interrupted; the run is saved in {state_path(output)}. "
                 "Give the same command with --resume to continue.",
                 markup=False,
             )
             raise
     best = f"best test accuracy {max(history):.2%}, written to {output}"
-    report.console.print(best, markup=False)
-    report.write_json({"output": str(output), "device": device, "test_accuracy": history})
+    out.console.print(best, markup=False)
+    out.write_json({"output": str(output), "device": device, "test_accuracy": history})
 
 
 @contextlib.contextmanager
-def _training_display(
-    report: Report, epochs: int
-) -> Iterator[Callable[["TrainingProgress"], None]]:
+def _training_display(out: Output, epochs: int) -> Iterator[Callable[["TrainingProgress"], None]]:
     """A progress bar over all steps, and a line after each epoch."""
     from rich.progress import (
         BarColumn,
@@ -111,7 +109,7 @@ def _training_display(
         TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=report.console) as bar:
+    with Progress(*columns, console=out.console) as bar:
         task = bar.add_task("", total=None, epoch=1, epochs=epochs, loss=0.0, accuracy=0.0)
 
         def show(now: "TrainingProgress") -> None:

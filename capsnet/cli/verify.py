@@ -8,11 +8,11 @@ import click
 
 from capsnet.cli.options import (
     FILE,
-    Report,
+    Output,
     checkpoint_option,
     device_option,
     judging,
-    reporting,
+    with_output,
 )
 from capsnet.errors import ResultError
 
@@ -29,9 +29,9 @@ __all__ = ["print_verdicts", "raise_unless_passed", "verify_command", "write_pag
 @judging
 @click.option("--locate", is_flag=True, help="When it fails, find the first stage that is wrong.")
 @click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
-@reporting
+@with_output
 def verify_command(
-    report: Report,
+    out: Output,
     artifact: Path,
     request: "Request",
     locate: bool,
@@ -45,7 +45,7 @@ def verify_command(
     from capsnet.runtime.certificate import write_certificate
     from capsnet.runtime.proof.verification import FreshProcess, Judge
 
-    with report.console.status(f"verifying {artifact.name}"):
+    with out.console.status(f"verifying {artifact.name}"):
         if in_process:
             document = Judge(request).judge(artifact)
         else:
@@ -56,8 +56,8 @@ def verify_command(
     if locate and document["verdict"] == "fail":
         document["stages"] = _locate(request, artifact, document["artifact"]["format"])
     write_page([document], page)
-    report.write_json(document)
-    print_verdicts([document], report)
+    out.write_json(document)
+    print_verdicts([document], out)
     raise_unless_passed([document], "do not use this file; export it again")
 
 
@@ -110,17 +110,17 @@ def write_page(documents: list[dict[str, Any]], page: Path | None) -> None:
         document.pop("details", None)
 
 
-def print_verdicts(documents: list[dict[str, Any]], report: Report) -> None:
+def print_verdicts(documents: list[dict[str, Any]], out: Output) -> None:
     from capsnet.runtime.proof.tables import parity_table, stage_lines, summary_lines
 
     verified = [document for document in documents if "parity" in document]
     if verified:
-        report.console.print(parity_table(verified))
+        out.console.print(parity_table(verified))
     for document in documents:
         for line in summary_lines(document):
-            report.console.print(line)
+            out.console.print(line)
         if "stages" in document:
-            report.console.print(stage_lines(document["stages"]))
+            out.console.print(stage_lines(document["stages"]))
 
 
 def raise_unless_passed(documents: list[dict[str, Any]], advice: str) -> None:
