@@ -1,4 +1,4 @@
-"""What commands share: their options, and where their words go."""
+"""What commands share: their options, and where their output goes."""
 
 import functools
 import itertools
@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capsnet.files import atomic_path, check_writable
+from capsnet.formats import FORMATS
+from capsnet.precision import PRECISIONS
+from capsnet.presets import PRESETS
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -18,11 +23,16 @@ if TYPE_CHECKING:
     from capsnet.config import CapsNetConfig
 
 __all__ = [
+    "DEVICES",
     "FILE",
+    "FORMAT",
+    "PRECISION",
+    "PRESET",
     "STARTED",
     "CountOr",
     "Counts",
     "Output",
+    "OutputFile",
     "calibrate_option",
     "calibration_images",
     "checkpoint_option",
@@ -34,9 +44,14 @@ __all__ = [
 
 STARTED = time.monotonic()  # before anything slow is imported
 FILE = click.Path(path_type=Path)
+DEVICES = ("auto", "cpu", "cuda")
+FORMAT = click.Choice(list(FORMATS))
+PRECISION = click.Choice(list(PRECISIONS))
+PRESET = click.Choice(list(PRESETS))
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
-_CALIBRATION_IMAGES = 1024  # ranges hardly move beyond
+_CALIBRATION_IMAGES = 1024  # ranges hardly change with more
+_STANDARD_OUTPUT = Path("-")
 
 
 class CountOr(click.ParamType[int | None]):
@@ -72,16 +87,37 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
-class Output:
-    """Where a command's words go: a person reads the console, a program reads ``--json``."""
+class OutputFile(click.Path):
+    """A file that the command will write: an error, before any work, where it cannot be written.
 
-    def __init__(self, json_target: str | None) -> None:
-        self._target = json_target
+    Args:
+        allow_dash: whether ``-`` stands for standard output.
+    """
+
+    def __init__(self, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not (self.allow_dash and path == _STANDARD_OUTPUT):
+            check_writable(path)
+        return path
+
+
+class Output:
+    """Where a command's output goes: text to the console, all of it as JSON to ``--json``.
+
+    Args:
+        json_file: the file for the JSON; ``-`` is standard output, None is nowhere.
+    """
+
+    def __init__(self, json_file: Path | None) -> None:
+        self._json_file = json_file
 
     @property
     def to_standard_output(self) -> bool:
         """Whether standard output carries the JSON."""
-        return self._target == "-"
+        return self._json_file == _STANDARD_OUTPUT
 
     @functools.cached_property
     def console(self) -> "Console":
@@ -95,15 +131,13 @@ class Output:
 
     def write_json(self, document: Any) -> None:
         """Everything that the command found, where JSON was asked for."""
-        if self._target is None:
+        if self._json_file is None:
             return
         text = json.dumps(document, indent=2) + "\n"
         if self.to_standard_output:
             click.echo(text, nl=False)
             return
-        from capsnet.files import atomic_path
-
-        with atomic_path(Path(self._target)) as temporary:
+        with atomic_path(self._json_file) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
@@ -111,12 +145,16 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command what every command has: ``--json`` and ``--debug``."""
 
     @click.option(
-        "--json", "json_target", metavar="FILE", help="Write all of it as JSON (-: stdout)."
+        "--json",
+        "json_file",
+        type=OutputFile(allow_dash=True),
+        metavar="FILE",
+        help="Write all of it as JSON (-: stdout).",
     )
     @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
     @functools.wraps(function)
-    def command(json_target: str | None, **options: Any) -> None:
-        function(out=Output(json_target), **options)
+    def command(json_file: Path | None, **options: Any) -> None:
+        function(out=Output(json_file), **options)
 
     return command
 
@@ -126,7 +164,7 @@ checkpoint_option = click.option(
 )
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
     help="Where to run; auto takes CUDA where it works.",
@@ -158,7 +196,11 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--atol", type=click.FloatRange(min=0), help="Own limit on the errors: absolute.")
     @click.option("--rtol", type=click.FloatRange(min=0), help="And relative to the largest value.")
     @click.option(
-        "--report", "page", type=FILE, metavar="FILE.html", help="Write a page for a person."
+        "--report",
+        "page",
+        type=OutputFile(),
+        metavar="FILE.html",
+        help="Write a page to look at.",
     )
     @functools.wraps(function)
     def command(**options: Any) -> None:

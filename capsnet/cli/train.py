@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, Output, device_option, with_output
+from capsnet.cli.options import FILE, PRESET, Output, OutputFile, device_option, with_output
 
 if TYPE_CHECKING:
     from capsnet.training.trainer import Progress as TrainingProgress
 
 __all__ = ["train_command"]
 
-_PRESETS = ("mnist", "cifar10", "tiny")
-
 
 @click.command("train")
 @click.option("--data", type=FILE, required=True, help="Folder with the IDX files of both splits.")
-@click.option("--output", type=FILE, required=True, help="Checkpoint to write (.safetensors).")
-@click.option("--preset", type=click.Choice(_PRESETS), default="mnist", show_default=True)
+@click.option(
+    "--output", type=OutputFile(), required=True, help="Checkpoint to write (.safetensors)."
+)
+@click.option("--preset", type=PRESET, default="mnist", show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(

@@ -610,6 +610,49 @@ def test_json_that_cannot_be_written_is_an_environment_error(folder, run):
     assert "none/out.json" in one_message(result)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "model.onnx", *VERIFY, "--report", "none/page.html"),
+        ("verify", "model.onnx", *VERIFY, "--json", "none/page.html"),
+        (*EXPORT, "--images", "images.npy", "--report", "none/page.html"),
+        ("train", "--data", ".", "--output", "none/page.html"),
+    ],
+    ids=["report", "json", "report of an export", "checkpoint"],
+)
+def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
+    def work(*arguments, **options):
+        raise AssertionError("no work is done for an output that cannot be written")
+
+    for name in (
+        "capsnet.checkpoint.load_checkpoint",
+        "capsnet.data.idx.load_split",
+        "capsnet.runtime.proof.verification.FreshProcess",
+        "capsnet.runtime.sessions.opening.open_session",
+    ):
+        monkeypatch.setattr(name, work)
+    before = contents(folder)
+    result = run(*arguments)
+    assert result.code == 3
+    assert "cannot write none/page.html" in one_message(result)
+    assert contents(folder) == before
+
+
+def test_choices_are_those_of_the_tables():
+    from typing import get_args
+
+    from capsnet.cli import options
+    from capsnet.formats import FORMATS
+    from capsnet.precision import PRECISIONS
+    from capsnet.presets import PRESETS
+    from capsnet.runtime.sessions.base import Device
+
+    assert tuple(options.DEVICES) == get_args(Device)
+    assert list(options.FORMAT.choices) == list(FORMATS)
+    assert list(options.PRECISION.choices) == list(PRECISIONS)
+    assert list(options.PRESET.choices) == list(PRESETS)
+
+
 # Usage and errors
 
 
