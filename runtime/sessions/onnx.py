@@ -63,7 +63,9 @@ class OrtSession(Session):
     ) -> None:
         self.device, self.device_reason = _choose(path, device)
         try:
-            self._session = create_session(path, self.device, threads, tf32, cuda_graphs)
+            self._session = create_session(
+                path, self.device, threads=threads, tf32=tf32, cuda_graphs=cuda_graphs
+            )
         except ArtifactError as error:
             if cuda_graphs:  # onnxruntime wants every node on CUDA for them
                 raise DeviceError(
@@ -72,7 +74,7 @@ class OrtSession(Session):
             if device != "auto" or self.device == "cpu":
                 raise
             self.device, self.device_reason = "cpu", f"CUDA failed: {error}"
-            self._session = create_session(path, "cpu", threads)
+            self._session = create_session(path, "cpu", threads=threads)
         if self.device == "cuda" and set(self.placement.values()) != {CUDA}:
             if device == "cuda":
                 raise DeviceError(
@@ -81,7 +83,7 @@ class OrtSession(Session):
                 )
             self.device = "cpu"
             self.device_reason = "CUDA did not take all nodes; find out more: capsnet doctor"
-            self._session = create_session(path, "cpu", threads)
+            self._session = create_session(path, "cpu", threads=threads)
         if cuda_graphs and self.device != "cuda":
             raise DeviceError(
                 f"CUDA graphs need CUDA, and {path} runs on the CPU ({self.device_reason}); "
@@ -176,41 +178,51 @@ class OrtSession(Session):
 
 
 def create_session(
-    path: Path,
-    device: Device,
+    model: Path | bytes,
+    device: Device = "cpu",
+    *,
     threads: int | None = None,
     tf32: bool = False,
     cuda_graphs: bool = False,
+    profile_prefix: str | None = None,
+    cuda_options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open any ONNX file in onnxruntime.
+    """Open any ONNX model in onnxruntime.
 
     Args:
-        path: the file.
+        model: the file, or its bytes.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``; onnxruntime runs a node on the CPU all the same
             where CUDA cannot, which is for the caller to judge.
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits: onnxruntime's own default,
             but not the same numbers.
         cuda_graphs: let runs on bound memory be captured and replayed.
+        profile_prefix: of the file that the time of every node is written to; None for no profile.
+        cuda_options: more options of the CUDA provider, such as ``{"prefer_nhwc": "1"}``.
 
     Raises:
-        ArtifactError: if onnxruntime cannot load the file.
+        ArtifactError: if onnxruntime cannot load the model.
         DeviceError: if CUDA was asked for and is not there.
     """
+    name = model if isinstance(model, Path) else Path("the model")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or usable_cpus()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
     providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-    if _choose(path, device)[0] == "cuda":
+    if _choose(name, device)[0] == "cuda":
         settings = {"use_tf32": tf32, "enable_cuda_graph": cuda_graphs}
-        providers.insert(0, (CUDA, {name: str(int(on)) for name, on in settings.items()}))
+        chosen = {key: str(int(on)) for key, on in settings.items()} | dict(cuda_options or {})
+        providers.insert(0, (CUDA, chosen))
     try:
         # Without its fallback: onnxruntime would go on on the CPU, and print that it does.
-        return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except _ERRORS as error:
         raise ArtifactError(
-            f"onnxruntime cannot load {path}: {first_line(error)}; the file is truncated, "
+            f"onnxruntime cannot load {name}: {first_line(error)}; the file is truncated, "
             "damaged, or needs a newer onnxruntime: export it again or upgrade"
         ) from error
 
