@@ -20,8 +20,8 @@ def to_values(document: Any) -> Any:
     """A dataclass, and everything in it, as JSON values: objects, lists, numbers, text.
 
     Args:
-        document: a dataclass of numbers, text, paths, tuples, mappings and other dataclasses. One whose
-            class has a ``kind`` says so under that key.
+        document: a dataclass of numbers, text, paths, tuples, mappings and other dataclasses. One
+            whose class has a ``kind`` says so under that key.
     """
     if dataclasses.is_dataclass(document):
         kind = getattr(type(document), "kind", None)
