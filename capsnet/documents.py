@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 __all__ = ["from_values", "to_values"]
@@ -19,8 +20,8 @@ def to_values(document: Any) -> Any:
     """A dataclass, and everything in it, as JSON values: objects, lists, numbers, text.
 
     Args:
-        document: a dataclass of numbers, text, tuples, mappings and other dataclasses. One whose
-            class has a ``kind`` says so under that key.
+        document: a dataclass of numbers, text, paths, tuples, mappings and other dataclasses. One
+            whose class has a ``kind`` says so under that key.
     """
     if dataclasses.is_dataclass(document):
         kind = getattr(type(document), "kind", None)
@@ -31,7 +32,7 @@ def to_values(document: Any) -> Any:
         return {str(key): to_values(value) for key, value in document.items()}
     if isinstance(document, list | tuple):
         return [to_values(value) for value in document]
-    return document
+    return str(document) if isinstance(document, Path) else document
 
 
 def from_values(kind: type[T], values: Any, where: str = "") -> T:
@@ -76,6 +77,9 @@ def _parse(kind: Any, values: Any, where: str) -> Any:
         _require(isinstance(values, collections.abc.Mapping), "an object", values, where)
         key, value = arguments
         return {key(k): _parse(value, v, f"{where}.{k}".lstrip(".")) for k, v in values.items()}
+    if kind is Path:
+        _require(_is(values, str), "a path", values, where)
+        return Path(values)
     if kind is float:
         _require(_is(values, int | float), "a number", values, where)
         return float(values)

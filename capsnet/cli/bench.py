@@ -3,67 +3,93 @@
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from capsnet.bundled import checkpoint_file
+from capsnet.cli.candidates import BUILT_IN, PARTS, REDUCED, BuiltIn, in_precision
 from capsnet.cli.options import (
     FILE,
     Counts,
     Output,
+    OutputFile,
     calibrate_option,
-    calibration_images,
     checkpoint_option,
-    checkpoint_or_default,
     device_option,
     with_output,
 )
 from capsnet.errors import ResultError
+from capsnet.precision import PRECISIONS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from capsnet.model import CapsNet
-    from capsnet.runtime.bench.harness import Candidate, Part, Result
-    from capsnet.runtime.sessions.base import Device
+    from capsnet.runtime.bench.candidates import Candidate
+    from capsnet.runtime.bench.harness import Result, Settings
+    from capsnet.runtime.bench.profile import Profile
 
 __all__ = ["bench_command"]
 
-_PART_CANDIDATES = {  # what each part is first compared with, and the rest
-    "encoder": (
-        *("eager", "compile", "torchscript"),
-        *("onnx-naive", "onnx-votes", "onnx-direct", "onnx"),
-    ),
-    "routing": ("onnx-naive", "onnx-votes", "onnx"),
-    "training": ("literal", "trainer"),
-}
 _SCORED_IMAGES = 1000  # that accuracies are counted on
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
+_FEWEST_ROUNDS = 7  # with fewer, the bootstrap interval has no useful end
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to compare, as the command line says it."""
+
+    part: str
+    artifacts: tuple[Path, ...]
+    names: tuple[str, ...]
+    precisions: tuple[str, ...]
+    checkpoint: Path
+    images: Path | None
+    calibrate: Path | None
+
+    def built_in(self) -> list[BuiltIn]:
+        """The built-in candidates; raise UsageError where something does not go with the part."""
+        known = [row for row in BUILT_IN.values() if self.part in row.parts]
+        unknown = [name for name in self.names if self.part not in BUILT_IN[name].parts]
+        if unknown or (self.artifacts and self.part == "training"):
+            what = ", ".join([*unknown, *map(str, self.artifacts)])
+            raise click.UsageError(
+                f"{what} does not go with --part {self.part}: "
+                f"use {', '.join(row.name for row in known)}"
+            )
+        if self.precisions and self.part != "encoder":
+            raise click.UsageError("--precision goes with --part encoder")
+        first = known[0]  # what the others are compared with
+        chosen = [row for row in known if row.name in self.names or not self.names or row is first]
+        return [*chosen, *map(in_precision, dict.fromkeys(self.precisions))]
 
 
 @click.command("bench")
 @click.argument("artifacts", type=FILE, nargs=-1)
 @click.option(
     "--candidate",
-    "candidates",
-    type=click.Choice(sorted({name for names in _PART_CANDIDATES.values() for name in names})),
+    "names",
+    type=click.Choice(sorted(BUILT_IN)),
     multiple=True,
     help="Built-in candidate; can be repeated.  [default: all of the part]",
 )
 @checkpoint_option
 @click.option(
     "--part",
-    type=click.Choice(list(_PART_CANDIDATES)),
-    default="encoder",
+    type=click.Choice(list(PARTS)),
+    default=next(iter(PARTS)),
     show_default=True,
-    help="The whole encoder, the routing alone (of ONNX files), or a step of training.",
+    help=f"What to time: {', '.join(PARTS.values())}.",
 )
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(["fp16", "int8"]),
+    type=click.Choice(REDUCED),
     multiple=True,
     help="Add the ONNX artifact in this precision, and show all accuracies; can be repeated.",
 )
@@ -79,7 +105,7 @@ _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batche
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=7),  # with fewer, the bootstrap interval has no useful end
+    type=click.IntRange(min=_FEWEST_ROUNDS),
     default=9,
     show_default=True,
     help="How often each candidate is timed.",
@@ -90,26 +116,28 @@ _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batche
     help="Of each candidate.  [default: the CPUs that this process may use]",
 )
 @device_option
-@click.option("--csv", "csv_file", type=FILE, help="Write the results as comma-separated values.")
-@click.option("--plot", "plot_file", type=FILE, help="Draw throughput and latency (needs [plot]).")
+@click.option(
+    "--csv", "csv_file", type=OutputFile(), help="Write the results as comma-separated values."
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    type=OutputFile(),
+    help="Draw throughput and latency (needs [plot]).",
+)
 @click.option("--profile", is_flag=True, help="Time the operators of ONNX artifacts, by stage.")
 @with_output
 def bench_command(
     out: Output,
-    artifacts: tuple[Path, ...],
-    candidates: tuple[str, ...],
     checkpoint: Path | None,
-    part: "Part",
-    precisions: tuple[str, ...],
-    images: Path | None,
-    calibrate: Path | None,
     batches: tuple[int, ...],
     rounds: int,
     threads: int | None,
-    device: "Device",
+    device: Any,
     csv_file: Path | None,
     plot_file: Path | None,
     profile: bool,
+    **what: Any,
 ) -> None:
     """Compare the speed of artifacts and of everything that could be run instead.
 
@@ -117,128 +145,129 @@ def bench_command(
     numbers gets no speed. Ratios are to the readable model as it is: in torch ("eager"), and
     exported without lowering and opened in plain onnxruntime ("onnx-naive").
     """
-
-    import torch
-
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.files import atomic_path, file_sha256
-    from capsnet.runtime.bench.harness import Candidate, benchmark
-    from capsnet.runtime.bench.profile import profile_onnx, profile_table
-    from capsnet.runtime.bench.report import bench_table, draw_plot, write_csv
+    asked = _Asked(checkpoint=checkpoint_file(checkpoint), **what)
+    rows = asked.built_in()
+    from capsnet.runtime.bench.harness import Settings
+    from capsnet.runtime.bench.profile import profile_table
+    from capsnet.runtime.bench.tables import bench_table, check_plot
     from capsnet.runtime.certificate import environment
-    from capsnet.runtime.proof.reference import EagerModel
-    from capsnet.runtime.proof.verification import Request, load_images
-    from capsnet.runtime.sessions.opening import artifact_format
     from capsnet.runtime.sessions.threads import usable_cpus
 
-    built_in = _PART_CANDIDATES[part]
-    unknown = sorted(set(candidates) - set(built_in))
-    if unknown or (artifacts and part == "training"):
-        what = ", ".join([*unknown, *map(str, artifacts)])
-        raise click.UsageError(f"{what} does not go with --part {part}: use {', '.join(built_in)}")
-    if precisions and part != "encoder":
-        raise click.UsageError("--precision goes with --part encoder")
-    for path in artifacts:
-        artifact_format(path)  # raises, before any work is done
-    source = checkpoint_or_default(checkpoint)
-    model = load_checkpoint(source)
-    calibration = calibration_images(calibrate, model.config) if "int8" in precisions else None
-    _, few, _ = load_images(Request(source, images, _BENCH_IMAGES), model.config, "")
-    scored = None
-    if precisions:
-        asked = Request(source, images, _SCORED_IMAGES)
-        _, many, labels = load_images(asked, model.config, file_sha256(source))
-        scored = None if labels is None else (many, labels)
-        if scored is None:
-            click.echo("note: no labels are known for these images, so no accuracies", err=True)
-    with tempfile.TemporaryDirectory() as folder, out.console.status("exporting") as status:
-        compared = [
-            _built_in(name, model, source, Path(folder))
-            for name in built_in
-            if name in (candidates or built_in) or name == built_in[0]
-        ]
-        compared += [
-            _built_in(f"onnx-{precision}", model, source, Path(folder), calibration)
-            for precision in precisions
-        ]
-        compared += [Candidate(str(path), "artifact", path) for path in artifacts]
-        results = benchmark(
-            compared,
-            EagerModel(model, torch.float64),
-            EagerModel(model, torch.float32),
-            model.config,
-            few,
-            batches=batches,
-            rounds=rounds,
-            part=part,
-            scored=scored,
-            device=device,
-            threads=threads,
-            on_progress=status.update,
-        )
-        proven = {result.candidate for result in results if result.failure is None}
-        profiles = [
-            profile_onnx(candidate.name, candidate.path, few, batch, threads)
-            for candidate in compared
-            if profile and candidate.kind == "artifact" and candidate.name in proven
-            if artifact_format(candidate.path) == "onnx"
-            for batch in batches
-        ]
+    if plot_file is not None:
+        check_plot()
+    threads = threads or usable_cpus()
+    with out.console.status("exporting") as status:
+        settings = Settings(batches, rounds, device, threads, on_progress=status.update)
+        results, profiles = _measured(asked, rows, settings, profile)
     out.console.print(bench_table(results))
     for item in profiles:
         out.console.print(profile_table(item))
-    if csv_file is not None:
-        with atomic_path(csv_file) as temporary:
-            write_csv(results, temporary)
-    if plot_file is not None:
-        with atomic_path(plot_file) as temporary:
-            draw_plot(results, temporary)
+    _write(results, csv_file, plot_file)
     out.write_json(
         {
             "results": [dataclasses.asdict(result) for result in results],
             "profiles": [dataclasses.asdict(item) for item in profiles],
-            "part": part,
+            "part": asked.part,
             "rounds": rounds,
-            "threads": threads or usable_cpus(),
+            "threads": threads,
             "environment": environment(),
         }
     )
     _raise_if_wrong(results)
 
 
-def _built_in(
-    name: str,
-    model: "CapsNet",
-    checkpoint: Path,
-    folder: Path,
-    calibration: "npt.NDArray[np.float32] | None" = None,
-) -> "Candidate":
-    """A built-in candidate of the benchmark; artifacts are exported into the folder."""
-    from capsnet.export.formats.onnx import to_naive_onnx, to_onnx
-    from capsnet.export.formats.torchscript import to_torchscript
-    from capsnet.export.lower import lower
-    from capsnet.runtime.bench.harness import Candidate
+def _measured(
+    asked: _Asked, rows: Sequence[BuiltIn], settings: "Settings", profiled: bool
+) -> tuple["tuple[Result, ...]", "list[Profile]"]:
+    """Export the built-in candidates and measure all, in a folder that goes."""
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.runtime.bench.candidates import Artifact
+    from capsnet.data.calibration import calibration_images
+    from capsnet.runtime.proof.images import load_images
+    from capsnet.runtime.proof.request import Request
+    from capsnet.runtime.sessions.opening import artifact_format
 
-    path = folder / name
-    match name:
-        case "onnx":
-            to_onnx(lower(model), path)
-        case "onnx-naive":
-            to_naive_onnx(model, path)
-            return Candidate(name, "onnxruntime", path)
-        case "onnx-votes":
-            to_onnx(lower(model, routing="votes"), path)
-        case "onnx-direct":
-            to_onnx(lower(model, convolution="direct"), path)
-        case "onnx-fp16":
-            to_onnx(lower(model, precision="fp16"), path)
-        case "onnx-int8":
-            to_onnx(lower(model, precision="int8"), path, calibration=calibration)
-        case "torchscript":
-            to_torchscript(lower(model), path)
-        case _:
-            return Candidate(name, name, checkpoint)
-    return Candidate(name, "artifact", path)
+    formats = {path: artifact_format(path) for path in asked.artifacts}  # an error, if it is none
+    model = load_checkpoint(asked.checkpoint)
+    calibrated = any(PRECISIONS[name].calibrated for name in asked.precisions)
+    calibration = calibration_images(asked.calibrate, model.config.image_shape) if calibrated else None
+    request = Request(asked.checkpoint, asked.images, _BENCH_IMAGES)
+    _, images, _ = load_images(request, model.config, "")
+    with tempfile.TemporaryDirectory() as name:
+        candidates = [
+            row.make(model, asked.checkpoint, Path(name), calibration) for row in rows
+        ] + [Artifact(str(path), path) for path in formats]
+        results = _benchmark(asked, model, images, candidates, settings)
+        proven = {result.candidate for result in results if result.failure is None}
+        files = [
+            candidate
+            for candidate in candidates
+            if profiled and candidate.name in proven and isinstance(candidate, Artifact)
+            if artifact_format(candidate.path) == "onnx"
+        ]
+        return results, _profiles(files, images, settings)
+
+
+def _benchmark(
+    asked: _Asked,
+    model: "CapsNet",
+    images: "npt.NDArray[np.float32]",
+    candidates: "Sequence[Any]",
+    settings: "Settings",
+) -> "tuple[Result, ...]":
+    """The benchmark of the part that was asked for."""
+    import torch
+
+    from capsnet.runtime.bench.encoder import benchmark_encoder
+    from capsnet.runtime.bench.routing import benchmark_routing
+    from capsnet.runtime.bench.training import benchmark_training
+    from capsnet.runtime.proof.reference import EagerModel
+
+    if asked.part == "training":
+        return benchmark_training(candidates, images, settings)
+    references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
+    if asked.part == "routing":
+        return benchmark_routing(candidates, *references, images, settings)
+    scored = _labelled(asked, model) if asked.precisions else None
+    return benchmark_encoder(candidates, *references, images, settings, scored=scored)
+
+
+def _labelled(
+    asked: _Asked, model: "CapsNet"
+) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None":
+    """Images with labels; None, and a note, where no labels are known."""
+    from capsnet.files import file_sha256
+    from capsnet.runtime.proof.images import load_images
+    from capsnet.runtime.proof.request import Request
+
+    request = Request(asked.checkpoint, asked.images, _SCORED_IMAGES)
+    _, images, labels = load_images(request, model.config, file_sha256(asked.checkpoint))
+    if labels is None:
+        click.echo("note: no labels are known for these images, so no accuracies", err=True)
+        return None
+    return images, labels
+
+
+def _profiles(
+    candidates: "Sequence[Candidate]", images: "npt.NDArray[np.float32]", settings: "Settings"
+) -> "list[Profile]":
+    from capsnet.runtime.bench.profile import profile_onnx
+
+    return [
+        profile_onnx(candidate.name, candidate.path, images, batch, settings.threads)
+        for candidate in candidates
+        for batch in settings.batches
+    ]
+
+
+def _write(results: "Sequence[Result]", csv_file: Path | None, plot_file: Path | None) -> None:
+    from capsnet.files import atomic_path
+    from capsnet.runtime.bench.tables import draw_plot, write_csv
+
+    for file, write in ((csv_file, write_csv), (plot_file, draw_plot)):
+        if file is not None:
+            with atomic_path(file) as temporary:
+                write(results, temporary)
 
 
 def _raise_if_wrong(results: "Sequence[Result]") -> None:

@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import onnxruntime
 from rich.table import Table
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.config import CapsNetConfig
-from capsnet.runtime.sessions.threads import usable_cpus
+from capsnet.runtime.bench.operations import network_operations
+from capsnet.runtime.sessions.onnx import create_session
 
 __all__ = [
     "Profile",
     "Row",
     "floating_point_operations",
-    "network_operations",
     "profile_onnx",
     "profile_table",
 ]
@@ -51,7 +49,7 @@ class Profile:
         rows: operators by stage, slowest first.
         seconds: a call, without the profiler.
         operations: floating-point operations of the graph's products, a call.
-        network_operations: those of the network as it is written.
+        network_operations: those of the readable network as it is written.
         limit: operations a second of a plain float32 matrix product, measured here and now: of
             several sizes the fastest.
     """
@@ -96,10 +94,10 @@ def profile_onnx(
     # A fixed batch size is the one that there is to profile.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
     feed = {model.graph.input[0].name: images[np.arange(batch) % len(images)]}
-    plain = _session(model, threads)
-    seconds = _median_seconds(plain, feed)
+    seconds = _median_seconds(create_session(path, threads=threads), feed)
     with tempfile.TemporaryDirectory() as folder:
-        profiled = _session(model, threads, prefix=str(Path(folder, "profile")))
+        prefix = str(Path(folder, "profile"))
+        profiled = create_session(path, threads=threads, profile_prefix=prefix)
         profiled.run(None, feed)
         for _ in range(_CALLS):
             profiled.run(None, feed)
@@ -110,8 +108,7 @@ def profile_onnx(
         rows=_rows(events, {node.name.partition("/")[0] for node in model.graph.node}),
         seconds=seconds,
         operations=floating_point_operations(model, batch),
-        network_operations=batch
-        * network_operations(CapsNetConfig.from_dict(metadata.config), len(metadata.outputs) == 3),
+        network_operations=batch * network_operations(metadata),
         limit=_hardware_limit(threads),
     )
 
@@ -155,33 +152,6 @@ def floating_point_operations(model: onnx.ModelProto, batch: int) -> int:
     return total
 
 
-def network_operations(config: CapsNetConfig, reconstruction: bool) -> int:
-    """Operations of the readable network's convolutions and products for one image.
-
-    Args:
-        config: of the network.
-        reconstruction: whether the decoder runs, too.
-
-    Returns:
-        The number of operations, without the agreement after the last iteration, which is not used.
-    """
-    channels = config.image_shape[0]
-    primary_channels = config.primary_groups * config.primary_dim
-    products = int(np.prod(config.stem_grid)) * config.stem_kernel**2 * channels
-    products *= config.stem_channels
-    taps = config.primary_kernel**2 * config.stem_channels
-    products += int(np.prod(config.primary_grid)) * taps * primary_channels
-    capsules, dim = config.primary_capsules, config.primary_dim
-    for layer in config.capsule_layers:
-        votes = capsules * layer.capsules * layer.dim
-        products += votes * (dim + 2 * layer.routing_iterations - 1)
-        capsules, dim = layer.capsules, layer.dim
-    if reconstruction and config.decoder_sizes is not None:
-        sizes = (capsules * dim, *config.decoder_sizes, int(np.prod(config.image_shape)))
-        products += sum(a * b for a, b in pairwise(sizes))
-    return 2 * products
-
-
 def profile_table(profile: Profile) -> Table:
     """The stages and their operators, slowest first, and the share of the hardware limit."""
     table = Table(
@@ -206,20 +176,6 @@ def profile_table(profile: Profile) -> Table:
             row.stage, row.operator, f"{1e3 * row.seconds:.3f}", f"{row.seconds / whole:.1%}"
         )
     return table
-
-
-def _session(
-    model: onnx.ModelProto, threads: int | None, prefix: str | None = None
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads or usable_cpus()
-    if prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = prefix
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _median_seconds(session: onnxruntime.InferenceSession, feed: dict[str, Any]) -> float:
@@ -269,5 +225,6 @@ def _hardware_limit(threads: int | None) -> float:
             graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10
         )
         feed = {name: random.random((size, size), np.float32) for name in "ab"}
-        speeds.append(2 * size**3 / _median_seconds(_session(model, threads), feed))
+        session = create_session(model.SerializeToString(), threads=threads)
+        speeds.append(2 * size**3 / _median_seconds(session, feed))
     return max(speeds)

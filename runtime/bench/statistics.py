@@ -52,10 +52,10 @@ def summarise(rounds: Sequence[Sequence[float]]) -> Summary:
 def ratio(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]) -> Ratio:
     """Compare two candidates that ran in the same rounds.
 
-    The rounds are what is resampled: calls within a round share the machine's mood, and are no
-    independent evidence. The pairs of a round share it too, so their ratio is freer of it. The
-    bootstrap is studentised (Efron and Tibshirani 1993, section 12.5): the plain one promises more
-    than a handful of rounds can hold.
+    The rounds are what is resampled: calls within a round run under the same load of the machine,
+    so they are not independent. Both candidates of a round run under it, so it cancels from their
+    ratio. The bootstrap is studentised (Efron and Tibshirani 1993, section 12.5): for so few rounds
+    the intervals of the plain one are too narrow.
 
     Args:
         baseline: seconds a call, for each round.
@@ -68,11 +68,11 @@ def ratio(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[floa
     mean, spread = logs.mean(), logs.std(ddof=1)
     drawn = np.random.default_rng(0).choice(logs, (_RESAMPLES, len(logs)))
     spreads = drawn.std(axis=1, ddof=1)
-    varied = spreads > 0  # a sample that drew one round again and again tells nothing
+    varied = spreads > 0  # a sample of one and the same round has no spread to divide by
     deviations = (drawn.mean(axis=1)[varied] - mean) / spreads[varied] if varied.any() else [0.0]
     tail = (1 - _LEVEL) / 2
     below, above = np.quantile(deviations, (tail, 1 - tail)) * spread
-    # A handful of wild rounds can ask for more than a float holds.
+    # A few rounds that differ widely can give an end that no float holds.
     ends = np.clip([mean - above, mean, mean - below], -_LARGEST_LOG, _LARGEST_LOG)
     low, estimate, high = np.exp(ends)
     return Ratio(float(estimate), float(low), float(high))

@@ -6,87 +6,103 @@ travel as files.
 """
 
 import contextlib
+import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from capsnet.artifact import ArtifactMetadata
+from capsnet.definitions import load_definitions
+from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError, CapsNetError, first_line
+from capsnet.runtime.bench.candidates import Candidate
 from capsnet.runtime.process import Handler, serve
 
-if TYPE_CHECKING:
-    from capsnet.model import CapsNet
+__all__ = ["About", "Memory"]
 
 _T = TypeVar("_T")
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 _CLEAR_PEAK = "5"  # see proc(5): clear_refs
 
 
-def _open(request: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """The candidate as a function, and what there is to say about it."""
-    os.environ["OMP_NUM_THREADS"] = str(request["threads"])  # torch.compile builds it in
-    if request["kind"] == "artifact":
-        from capsnet.runtime.sessions.opening import open_session
+@dataclass(frozen=True)
+class About:
+    """What an opened candidate says about itself; see :class:`Opened`.
 
-        session = open_session(Path(request["path"]), request["device"], threads=request["threads"])
-        return session.run, {"device": session.device, "metadata": session.metadata.to_json()}
-    if request["kind"] == "onnxruntime":
-        from capsnet.runtime.sessions.onnx import create_session
+    Attributes:
+        open_seconds: from nothing to a candidate that can run.
+        idle_bytes: resident memory of its process, before the first call.
+    """
 
-        plain = create_session(Path(request["path"]), request["device"], threads=request["threads"])
-        [given] = plain.get_inputs()
-        names = [value.name for value in plain.get_outputs()]
-        where = "cuda" if "CUDAExecutionProvider" in plain.get_providers() else "cpu"
-
-        def run_plain(images: np.ndarray) -> dict[str, np.ndarray]:
-            return dict(zip(names, plain.run(names, {given.name: images}), strict=True))
-
-        return run_plain, {"device": where, "metadata": None}
-    import torch
-
-    from capsnet.checkpoint import load_checkpoint
-
-    torch.set_num_threads(request["threads"])
-    # The numbers that are proven are those of float32.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    wanted = request["device"]
-    device = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_checkpoint(Path(request["path"])).to(device)
-    if request["kind"] in ("literal", "trainer"):
-        return _training(model, request["kind"]), {"device": device, "metadata": None}
-    model.requires_grad_(False)
-    call = torch.compile(model) if request["kind"] == "compile" else model
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            lengths, capsules = call(torch.from_numpy(images).to(device))
-            return {"lengths": lengths.cpu().numpy(), "capsules": capsules.cpu().numpy()}
-
-    return run, {"device": device, "metadata": None}
+    device: str
+    metadata: ArtifactMetadata | None
+    outputs: tuple[str, ...]
+    open_seconds: float
+    idle_bytes: int
 
 
-def _training(model: "CapsNet", kind: str) -> Run:
-    """A step of training a call: the trainer's, or with the encoder as it is written."""
-    import torch
+@dataclass(frozen=True)
+class Memory:
+    """Of a process during a call: its resident memory at most, and what it holds on the GPU."""
 
-    from capsnet.training.step import encode, reuse_freed_memory, training_step
+    peak_bytes: int
+    device_bytes: int
 
-    if kind == "trainer":
-        reuse_freed_memory()
-    encoder = encode if kind == "trainer" else lambda model, images: model(images)[1]
-    optimizer = torch.optim.Adam(model.train().parameters(), 1e-4)
 
-    def step(images: np.ndarray) -> dict[str, np.ndarray]:
-        batch = torch.from_numpy(images).to(model.stem.weight.device)
-        labels = torch.arange(len(images), device=batch.device) % model.config.classes
-        loss, _ = training_step(model, optimizer, batch, labels, encoder)
-        return {"loss": loss.cpu().numpy()}
+class _Server:
+    """The candidate, and the call that is timed."""
 
-    return step
+    def __init__(self, candidate: Candidate, device: str, threads: int) -> None:
+        self._on_gpu = device != "cpu"
+        self._device_bytes = 0
+        started = time.perf_counter()
+        with self._counting():
+            self._opened = _guarded(candidate.open, device, threads)
+        self.about = About(
+            device=self._opened.device,
+            metadata=self._opened.metadata,
+            outputs=self._opened.outputs,
+            open_seconds=time.perf_counter() - started,
+            idle_bytes=_memory("VmRSS"),
+        )
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        operations = {"run": self._run, "prepare": self._prepare, "time": self._time}
+        with self._counting():
+            answer = _guarded(operations[request.pop("op")], **request)
+        return answer | {"device_bytes": self._device_bytes}
+
+    def _run(self, images: str, outputs: str) -> dict[str, Any]:
+        np.savez(outputs, **self._opened.run(np.load(images)))  # type: ignore[arg-type]
+        return {}
+
+    def _prepare(self, images: str) -> dict[str, Any]:
+        """Run once on these images; the calls that are timed are on them."""
+        self._call = self._opened.call(np.load(images))
+        with contextlib.suppress(OSError):  # elsewhere the peak is that of all calls so far, or 0
+            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
+        self._call()
+        return {"peak_bytes": _memory("VmHWM")}
+
+    def _time(self, count: int) -> dict[str, Any]:
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            self._call()
+            seconds.append(time.perf_counter() - started)
+        return {"seconds": seconds}
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count what the block takes of the GPU's memory: no other candidate runs meanwhile."""
+        before = _used_device_bytes() if self._on_gpu else 0
+        yield
+        self._device_bytes += _used_device_bytes() - before if self._on_gpu else 0
 
 
 def _memory(field: str) -> int:
@@ -100,39 +116,40 @@ def _memory(field: str) -> int:
     )
 
 
-def _answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
-    images = np.load(request["images"])
-    if request["op"] == "run":
-        np.savez(request["outputs"], **run(images))  # type: ignore[arg-type]
-        return {}
-    if request["op"] == "peak":
-        with contextlib.suppress(OSError):  # elsewhere the peak is that of all calls so far, or 0
-            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
-        run(images)
-        return {"peak": _memory("VmHWM")}
-    seconds = []
-    for _ in range(request["count"]):
-        started = time.perf_counter()
-        run(images)
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds}
+def _used_device_bytes() -> int:
+    """Memory of the first CUDA device that is in use, by any process; 0 where there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+    except OSError:
+        return 0
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return 0
+    # The primary context is the one that torch and onnxruntime use, too.
+    driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    driver.cuCtxPushCurrent_v2(context)
+    driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    return total.value - free.value
 
 
-def _start(request: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    started = time.perf_counter()
-    run, about = _guarded(_open, request)
-    about |= {"open_seconds": time.perf_counter() - started, "idle_bytes": _memory("VmRSS")}
-    return about, lambda asked: _guarded(_answer, run, asked)
-
-
-def _guarded(function: Callable[..., _T], *arguments: Any) -> _T:
+def _guarded(function: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
     """Whatever a backend throws is this candidate's result."""
     try:
-        return function(*arguments)
+        return function(*arguments, **options)
     except CapsNetError:
         raise
     except Exception as error:
         raise ArtifactError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def _start(request: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
+    os.environ["OMP_NUM_THREADS"] = str(request["threads"])  # torch.compile builds it in
+    load_definitions(Path(file) for file in request["definitions"])
+    candidate: Candidate = from_values(Candidate, request["candidate"])  # type: ignore[type-abstract]
+    server = _Server(candidate, request["device"], request["threads"])
+    return to_values(server.about), server.answer
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def create_session(
     tf32: bool = False,
     cuda_graphs: bool = False,
     profile_prefix: str | None = None,
+    cuda_options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open any ONNX model in onnxruntime.
 
@@ -203,6 +204,7 @@ def create_session(
         cuda_graphs: let runs on bound memory be captured and replayed.
         profile_prefix: start of the name of the profile that the session's ``end_profiling``
             writes; None for no profile.
+        cuda_options: more options of the CUDA provider, such as ``{"prefer_nhwc": "1"}``.
 
     Raises:
         ArtifactError: if onnxruntime cannot load the model.
@@ -218,8 +220,8 @@ def create_session(
         options.profile_file_prefix = profile_prefix
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if _choose(device, what).device == "cuda":
-        settings = {"use_tf32": tf32, "enable_cuda_graph": cuda_graphs}
-        providers.insert(0, (CUDA, {name: str(int(on)) for name, on in settings.items()}))
+        settings = {"use_tf32": str(int(tf32)), "enable_cuda_graph": str(int(cuda_graphs))}
+        providers.insert(0, (CUDA, settings | dict(cuda_options or {})))
     try:
         # Without its fallback: onnxruntime would go on on the CPU, and print that it does.
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)

@@ -4,31 +4,52 @@ import csv
 import dataclasses
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from rich.console import Console
-from support.artifacts import edited, onnx_bytes, parsed, with_weight
-from support.networks import SMALL, lively_model, random_images
+from support.artifacts import (
+    SMALL,
+    edited,
+    lively_model,
+    metadata_of,
+    onnx_bytes,
+    parsed,
+    random_images,
+    with_weight,
+)
 
+from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import save_checkpoint
 from capsnet.cli.main import main
-from capsnet.errors import ArtifactError, DataError
+from capsnet.definitions import load_definitions
+from capsnet.documents import from_values, to_values
+from capsnet.errors import ArtifactError, ConfigError, DataError
 from capsnet.export.formats.onnx import to_naive_onnx
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
-from capsnet.runtime.bench import harness as benchmark_module
-from capsnet.runtime.bench.harness import Candidate, benchmark
-from capsnet.runtime.bench.profile import (
-    floating_point_operations,
-    network_operations,
-    profile_onnx,
-    profile_table,
+from capsnet.runtime.bench import harness
+from capsnet.runtime.bench.candidates import (
+    Artifact,
+    Candidate,
+    Compiled,
+    Eager,
+    PlainOnnx,
+    PlainTorchScript,
+    TrainingStep,
 )
-from capsnet.runtime.bench.report import bench_table, draw_plot, write_csv
-from capsnet.runtime.bench.routing_part import cut_routing
+from capsnet.runtime.bench.encoder import benchmark_encoder
+from capsnet.runtime.bench.harness import Settings, Worker
+from capsnet.runtime.bench.operations import network_operations
+from capsnet.runtime.bench.profile import floating_point_operations, profile_onnx, profile_table
+from capsnet.runtime.bench.routing import benchmark_routing, cut_routing
+from capsnet.runtime.bench.tables import bench_table, draw_plot, write_csv
+from capsnet.runtime.bench.training import benchmark_training
 from capsnet.runtime.proof.reference import EagerModel
 
 IMAGES = random_images(SMALL, 6)
@@ -54,31 +75,41 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Bursts of a moment: these tests ask whether there is a speed, not what it is."""
-    monkeypatch.setattr(benchmark_module, "_BURST", 0.005)
-    monkeypatch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+    monkeypatch.setattr(harness, "_BURST", 0.005)
+    monkeypatch.setattr(harness, "_LONGEST_WARM_UP", 2)
 
 
-def run(folder, candidates, **options):
+def settings(*batches, **options):
+    return Settings(batches, **({"rounds": 3, "device": "cpu", "threads": 1} | options))
+
+
+def references():
     model = lively_model(SMALL)
-    references = (EagerModel(model, dtype) for dtype in (torch.float64, torch.float32))
-    options = {"batches": (1, 40), "rounds": 3, "device": "cpu", "threads": 1} | options
-    return benchmark(candidates, *references, SMALL, IMAGES, **options)
+    return [EagerModel(model, dtype) for dtype in (torch.float64, torch.float32)]
+
+
+def run(candidates, *batches, **options):
+    return benchmark_encoder(candidates, *references(), IMAGES, settings(*batches), **options)
+
+
+def eager(folder):
+    return Eager("eager", folder / "model.safetensors", baseline=True)
 
 
 @pytest.fixture(scope="module")
 def results(folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_module, "_BURST", 0.005)
-        patch.setattr(benchmark_module, "_LONGEST_WARM_UP", 2)
+        patch.setattr(harness, "_BURST", 0.005)
+        patch.setattr(harness, "_LONGEST_WARM_UP", 2)
         return run(
-            folder,
             [
-                Candidate("eager", "eager", folder / "model.safetensors"),
-                Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
-                Candidate("onnx", "artifact", folder / "model.onnx"),
-                Candidate("wrong", "artifact", folder / "wrong.onnx"),
-                Candidate("missing", "artifact", folder / "missing.onnx"),
+                eager(folder),
+                PlainOnnx("onnx-naive", folder / "naive.onnx", baseline=True),
+                Artifact("onnx", folder / "model.onnx"),
+                Artifact("wrong", folder / "wrong.onnx"),
+                Artifact("missing", folder / "missing.onnx"),
             ],
+            *(1, 40),
         )
 
 
@@ -173,16 +204,12 @@ def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(results, tmp_pat
 
 
 def test_routing_is_cut_out_and_timed_alone(folder):
-    results = run(
-        folder,
-        [
-            Candidate("onnx-naive", "onnxruntime", folder / "naive.onnx"),
-            Candidate("onnx", "artifact", folder / "model.onnx"),
-            Candidate("torchscript", "artifact", folder / "model.pt"),
-        ],
-        part="routing",
-        batches=(4,),
-    )
+    candidates = [
+        PlainOnnx("onnx-naive", folder / "naive.onnx", baseline=True),
+        Artifact("onnx", folder / "model.onnx"),
+        Artifact("torchscript", folder / "model.pt"),
+    ]
+    results = benchmark_routing(candidates, *references(), IMAGES, settings(4))
     assert [result.failure is None for result in results] == [True, True, False]
     assert "only the routing of ONNX files" in results[2].failure
     assert set(results[1].ratios) == {"onnx-naive"}
@@ -193,7 +220,7 @@ def test_cut_routing_gives_the_outputs_of_the_whole(folder, tmp_path, name):
     path, capsules = cut_routing(folder / name, IMAGES, tmp_path)
     model = onnx.load(path)
     assert "Conv" not in {node.op_type for node in model.graph.node}
-    session = benchmark_module._Worker(Candidate("", "onnxruntime", path), SMALL, "cpu", 1)
+    session = Worker(PlainOnnx("", path), settings(1))
     found = session.run(capsules)
     session.close()
     lengths, _ = lively_model(SMALL)(torch.from_numpy(IMAGES))
@@ -212,37 +239,45 @@ def test_file_without_capsules_has_no_routing(tmp_path):
         cut_routing(tmp_path / "none.onnx", IMAGES, tmp_path)
 
 
-def test_no_images_are_refused(folder):
+def test_what_cannot_be_measured_is_refused_before_anything_starts(folder, monkeypatch):
+    monkeypatch.setattr(harness, "Worker", None)
+    with pytest.raises(DataError, match="batch sizes of at least 1, got \\[0\\]"):
+        settings(0)
+    with pytest.raises(DataError, match="batch sizes"):
+        settings()
+    with pytest.raises(ConfigError, match="at least 2 rounds"):
+        settings(1, rounds=1)
     with pytest.raises(DataError, match="needs images"):
-        run(folder, [], batches=(0,))
+        benchmark_encoder([eager(folder)], *references(), IMAGES[:0], settings(1))
+    with pytest.raises(ConfigError, match="different names, got eager, eager"):
+        run([eager(folder), eager(folder)], 1)
 
 
 def test_candidate_that_dies_is_a_failure_of_its_own(folder, monkeypatch):
-    real = benchmark_module.ChildProcess
+    real = harness.ChildProcess
 
     def dying(module, request):
-        return real(
-            "capsnet.no_such_module" if request["path"].endswith("onnx") else module, request
-        )
+        dies = request["candidate"]["path"].endswith("onnx")
+        return real("capsnet.no_such_module" if dies else module, request)
 
-    monkeypatch.setattr(benchmark_module, "ChildProcess", dying)
-    results = run(
-        folder,
-        [
-            Candidate("eager", "eager", folder / "model.safetensors"),
-            Candidate("onnx", "artifact", folder / "model.onnx"),
-        ],
-        batches=(2,),
-    )
+    monkeypatch.setattr(harness, "ChildProcess", dying)
+    results = run([eager(folder), Artifact("onnx", folder / "model.onnx")], 2)
     assert results[0].failure is None
     assert "ended with code 1" in results[1].failure
     assert "no_such_module" in results[1].failure
 
 
+def steps(*paths):
+    literal, trainer = paths
+    return [
+        TrainingStep("literal", literal, "literal", baseline=True),
+        TrainingStep("trainer", trainer, "trainer"),
+    ]
+
+
 def test_steps_of_training_are_timed_where_their_losses_agree(folder):
     path = folder / "model.safetensors"
-    candidates = [Candidate("literal", "literal", path), Candidate("trainer", "trainer", path)]
-    results = run(folder, candidates, part="training", batches=(4,))
+    results = benchmark_training(steps(path, path), IMAGES, settings(4))
     assert [result.failure for result in results] == [None, None]
     assert set(results[1].ratios) == {"literal"}
 
@@ -251,11 +286,8 @@ def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
     other = lively_model(SMALL)
     other.stem.bias.data += 0.01
     save_checkpoint(other, tmp_path / "other.safetensors")
-    candidates = [
-        Candidate("literal", "literal", folder / "model.safetensors"),
-        Candidate("trainer", "trainer", tmp_path / "other.safetensors"),
-    ]
-    results = run(folder, candidates, part="training", batches=(4,))
+    paths = (folder / "model.safetensors", tmp_path / "other.safetensors")
+    results = benchmark_training(steps(*paths), IMAGES, settings(4))
     assert results[0].failure is None
     assert results[1].failure.startswith("losses [")
     assert results[1].latency is None
@@ -263,7 +295,7 @@ def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
 
 def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, monkeypatch):
     """It dies at its first request; every later one finds the same end, and nothing waits."""
-    real = benchmark_module.ChildProcess
+    real = harness.ChildProcess
 
     class Dying(real):
         def send(self, request):
@@ -274,41 +306,166 @@ def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, mo
 
     def start(module, request):
         process = Dying(module, request)
-        process.doomed = request["path"].endswith("onnx")
+        process.doomed = request["candidate"]["path"].endswith("onnx")
         return process
 
-    monkeypatch.setattr(benchmark_module, "ChildProcess", start)
-    results = run(
-        folder,
-        [
-            Candidate("eager", "eager", folder / "model.safetensors"),
-            Candidate("onnx", "artifact", folder / "model.onnx"),
-        ],
-        batches=(1, 2, 3),
-    )
+    monkeypatch.setattr(harness, "ChildProcess", start)
+    results = run([eager(folder), Artifact("onnx", folder / "model.onnx")], 1, 2, 3)
     assert [result.failure is None for result in results] == [True, False] * 3
     assert "ended with code -9" in results[1].failure
 
 
 def test_failure_while_timing_is_the_failure_of_one_candidate_at_one_size(folder, monkeypatch):
-    real = benchmark_module._Worker.ask
+    prepare = Worker.prepare
 
-    def ask(self, **request):
-        lowered = self.metadata.routing == "projected"
-        if request["op"] == "time" and lowered and len(np.load(request["images"])) == 3:
-            raise ArtifactError("out of memory")
-        return real(self, **request)
+    def fail(self, images):
+        if self.about.metadata is not None and len(images) == 3:
+            self.time = out_of_memory
+        return prepare(self, images)
 
-    monkeypatch.setattr(benchmark_module._Worker, "ask", ask)
-    results = run(
-        folder,
-        [
-            Candidate("eager", "eager", folder / "model.safetensors"),
-            Candidate("onnx", "artifact", folder / "model.onnx"),
-        ],
-        batches=(2, 3),
-    )
+    def out_of_memory(count):
+        raise ArtifactError("out of memory")
+
+    monkeypatch.setattr(Worker, "prepare", fail)
+    results = run([eager(folder), Artifact("onnx", folder / "model.onnx")], 2, 3)
     assert [result.failure for result in results] == [None, None, None, "out of memory"]
+
+
+def test_failure_in_a_later_round_takes_the_candidate_out(folder, monkeypatch):
+    calls = []
+
+    def fail(self, count):
+        if self.about.metadata is not None:
+            calls.append(count)
+            if len(calls) == 4:  # the second round, behind two bursts of the warm-up
+                raise ArtifactError("out of memory")
+        return time(self, count)
+
+    time = Worker.time
+    monkeypatch.setattr(Worker, "time", fail)
+    results = run([eager(folder), Artifact("onnx", folder / "model.onnx")], 2)
+    assert [result.failure for result in results] == [None, "out of memory"]
+    assert len(calls) == 4
+
+
+# Kinds of candidates
+
+
+def test_every_kind_of_candidate_travels_as_json():
+    path = Path("folder", "file")
+    for candidate in (
+        Artifact("a", path),
+        Eager("b", path, baseline=True, precision="fp16", resident=True),
+        Compiled("c", path, mode="max-autotune"),
+        PlainOnnx("d", path, cuda_options={"prefer_nhwc": "1"}, cuda_graphs=True),
+        PlainTorchScript("e", path, resident=True),
+        TrainingStep("f", path, "literal"),
+    ):
+        text = json.dumps(to_values(candidate))
+        assert from_values(Candidate, json.loads(text)) == candidate
+    with pytest.raises(ValueError, match="'abacus' is no kind of candidate, expected one of art"):
+        from_values(Candidate, {"kind": "abacus", "name": "a", "path": "b"})
+
+
+def test_images_and_outputs_may_stay_on_the_device(folder):
+    """The same numbers are proven; the timed call neither takes nor gives any."""
+    candidates = [
+        dataclasses.replace(eager(folder), resident=True),
+        PlainOnnx("onnx", folder / "model.onnx", resident=True),
+        PlainTorchScript("torchscript", folder / "model.pt", resident=True),
+        PlainOnnx("onnx-naive", folder / "naive.onnx", resident=True),
+        PlainOnnx("wrong", folder / "wrong.onnx", resident=True),
+    ]
+    results = run(candidates, 1, 4)
+    failures = [result.failure for result in results]
+    assert failures[:3] == failures[5:8] == [None] * 3
+    assert "is no artifact" in failures[3]
+    assert failures[4].startswith("parity: batch 1")
+    assert set(results[1].ratios) == {"eager"}
+
+
+@pytest.mark.parametrize("kind", [Eager, PlainTorchScript, PlainOnnx])
+def test_call_on_the_device_computes_on_the_images_that_were_put_there(folder, kind):
+    name = {Eager: "model.safetensors", PlainTorchScript: "model.pt", PlainOnnx: "model.onnx"}
+    opened = kind("", folder / name[kind], resident=True).open("cpu", 1)
+    expected = opened.run(IMAGES)["lengths"]
+    call = opened.call(IMAGES)
+    assert call() is None
+    np.testing.assert_array_equal(opened.run(IMAGES)["lengths"], expected)
+    assert list(kind("", folder / name[kind]).open("cpu", 1).call(IMAGES)()) == [
+        "lengths",
+        "capsules",
+    ]
+
+
+def test_cuda_graphs_are_refused_on_the_cpu(folder):
+    [result] = run([PlainOnnx("graphs", folder / "model.onnx", cuda_graphs=True)], 1)
+    assert "CUDA graphs need every node on CUDA" in result.failure
+
+
+def test_half_precision_is_judged_by_its_own_budget(folder, tmp_path):
+    half = dataclasses.replace(eager(folder), name="half", precision="fp16")
+    rough = Eager("int8", folder / "model.safetensors", precision="int8")
+    results = run([eager(folder), half, rough], 4)
+    assert [result.failure is None for result in results] == [True, True, False]
+    assert "fp32 or fp16, not in int8" in results[2].failure
+
+    def shift(weights):
+        weights += 1e-5
+
+    path = tmp_path / "rounded.onnx"
+    path.write_bytes(edited(onnx_bytes(), with_weight("stem.bias", shift)))
+    candidates = [Artifact("strict", path), Artifact("loose", path, precision="fp16")]
+    assert [result.failure is None for result in run(candidates, 4)] == [False, True]
+
+
+def test_candidate_with_other_outputs_than_the_readable_model_is_a_failure(folder, tmp_path):
+    model = onnx.load(folder / "naive.onnx")
+    model.graph.output[0].name = "norms"
+    for node in model.graph.node:
+        node.output[:] = ["norms" if name == "lengths" else name for name in node.output]
+    onnx.save(model, tmp_path / "renamed.onnx")
+    [result] = run([PlainOnnx("renamed", tmp_path / "renamed.onnx")], 1)
+    assert "its outputs are norms, capsules, of which the readable model has no" in result.failure
+
+
+def test_another_kind_of_candidate_is_one_class_in_a_file_of_the_user_s_own(folder, tmp_path):
+    source = """
+from dataclasses import dataclass
+from capsnet.runtime.bench.candidates import Candidate, Opened
+from capsnet.runtime.sessions.opening import open_session
+
+@dataclass(frozen=True)
+class Doubling(Candidate, kind="doubling"):
+    factor: float = 1.0
+
+    def open(self, device, threads):
+        session = open_session(self.path, device, threads=threads)
+
+        def run(images):
+            outputs = session.run(images)
+            return {name: (self.factor * values).astype("f") for name, values in outputs.items()}
+
+        return Opened(run, "cpu", outputs=("lengths", "capsules"))
+"""
+    (tmp_path / "doubling.py").write_text(source)
+    load_definitions([tmp_path / "doubling.py"])
+    doubling = Candidate.of_kind("doubling")
+    path = folder / "model.onnx"
+    right, wrong = run([doubling("right", path), doubling("wrong", path, 2.0)], 2)
+    assert right.failure is None
+    assert wrong.failure.startswith("parity: batch 2: ")
+
+
+def test_opening_an_onnx_candidate_imports_no_torch(folder):
+    code = (
+        "import sys; from pathlib import Path; from capsnet.runtime.bench import worker; "
+        "from capsnet.runtime.bench.candidates import Artifact; "
+        f"Artifact('', Path({str(folder / 'model.onnx')!r})).open('cpu', 1); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    assert done.stdout.split() == [b"False"]
 
 
 # Profile
@@ -336,9 +493,17 @@ def test_operations_of_an_einsum_are_counted(folder):
     convolutions = 8**2 * 4 * 25 + 3**2 * 8 * 4 * 9
     expected = 2 * batch * (convolutions + votes * 4 + votes * (3 + 2))
     assert floating_point_operations(onnx.load(folder / "naive.onnx"), batch) == expected
-    assert batch * network_operations(SMALL, reconstruction=False) == expected
-    decoder = 2 * (5 * 6 * 8 + 8 * 12 * 12)
-    assert batch * network_operations(SMALL, reconstruction=True) == expected + batch * decoder
+    # As it is written, it computes the last agreement, too.
+    last_agreement = 2 * batch * votes
+    found = batch * network_operations(ArtifactMetadata.from_json(_document(reconstruction=False)))
+    assert found == expected + last_agreement
+    decoder = 2 * batch * (5 * 6 * 8 + 8 * 12 * 12)
+    found = batch * network_operations(ArtifactMetadata.from_json(_document(reconstruction=True)))
+    assert found == expected + last_agreement + decoder
+
+
+def _document(**options):
+    return json.dumps(metadata_of(onnx_bytes(**options)))
 
 
 def test_profile_adds_up(folder):
@@ -408,6 +573,37 @@ def test_command_fails_where_a_candidate_is_wrong(folder, own_images, capsys):
     code = bench(folder, folder / "wrong.onnx", "--candidate", "eager", "--batch", "1")
     assert code == 1
     assert "no speed for what is not proven" in capsys.readouterr().err
+
+
+def test_command_checks_what_it_will_write_before_it_starts(folder, tmp_path, capsys, monkeypatch):
+    from capsnet.runtime.bench import harness
+
+    monkeypatch.setattr(harness, "Worker", None)
+    for option in ("--csv", "--plot", "--json"):
+        assert bench(folder, "--candidate", "onnx", option, tmp_path / "absent" / "file") == 3
+        assert "absent/file: No such file or directory" in capsys.readouterr().err
+
+
+def test_command_checks_that_it_can_draw_before_it_starts(folder, tmp_path, capsys, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    assert bench(folder, "--candidate", "eager", "--plot", tmp_path / "speed.png") == 3
+    assert 'pip install "capsnet-export[plot]"' in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_command_times_each_part(folder, own_images, tmp_path):
+    for part, names in (("routing", ["onnx-naive", "onnx"]), ("training", ["literal", "trainer"])):
+        options = ("--part", part, "--candidate", names[1], "--batch", "2", "--rounds", "7")
+        assert bench(folder, *options, "--json", tmp_path / "out.json") == 0
+        document = json.loads((tmp_path / "out.json").read_text())
+        assert [result["candidate"] for result in document["results"]] == names
+        assert list(document["results"][1]["ratios"]) == names[:1]
+        assert document["part"] == part
 
 
 @pytest.mark.parametrize(

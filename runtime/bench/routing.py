@@ -1,21 +1,64 @@
-"""The routing of an ONNX file as a file of its own, to be timed alone."""
+"""The speed of the routing alone, cut out of ONNX files behind the primary capsules."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
-from capsnet.errors import ArtifactError, first_line
+from capsnet.errors import ArtifactError, ResultError, first_line
+from capsnet.runtime.bench.candidates import Candidate, PlainOnnx
+from capsnet.runtime.bench.harness import Proven, Result, Settings, Start, measure
+from capsnet.runtime.bench.parity import Reference, require_parity
+from capsnet.runtime.sessions.base import Images
 from capsnet.runtime.sessions.onnx import create_session
 
-__all__ = ["cut_routing"]
+__all__ = ["benchmark_routing", "cut_routing"]
+
+_SAME_ROUTING = 1e-4  # absolute; capsules are no longer than 1
 
 
-def cut_routing(
-    path: Path, images: npt.NDArray[np.float32], folder: Path
-) -> tuple[Path, npt.NDArray[np.float32]]:
+def benchmark_routing(
+    candidates: Sequence[Candidate],
+    golden: Reference,
+    baseline: Reference,
+    images: Images,
+    settings: Settings,
+) -> tuple[Result, ...]:
+    """Prove the whole of every candidate, and that its routing gives the same; then time that.
+
+    Args:
+        candidates: what to compare; others than ONNX files fail.
+        golden: the readable model in float64.
+        baseline: the readable model in float32.
+        images: float32 ``[n, channels, height, width]``, real images, at least one.
+        settings: how to measure.
+
+    Returns:
+        A result for each batch size and candidate.
+
+    Raises:
+        ConfigError: if two candidates have one name.
+        DataError: if there are no images.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+
+        def prove(candidate: Candidate, start: Start) -> Proven:
+            whole = start(candidate)
+            require_parity(candidate, whole, golden, baseline, images, settings.batches)
+            expected = whole.run(images)["capsules"]
+            whole.close()
+            path, capsules = cut_routing(candidate.path, images, Path(folder))
+            routing = start(PlainOnnx(candidate.name, path))
+            if not np.allclose(routing.run(capsules)["capsules"], expected, atol=_SAME_ROUTING):
+                raise ResultError("its routing, cut out, gives other numbers")
+            return Proven(routing, capsules)
+
+        return measure(candidates, images, settings, prove)
+
+
+def cut_routing(path: Path, images: Images, folder: Path) -> tuple[Path, Images]:
     """Cut an ONNX file behind the primary capsules.
 
     Args:

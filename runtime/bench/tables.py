@@ -1,6 +1,7 @@
 """Benchmark results as a table for a terminal, as CSV, and as a picture."""
 
 import csv
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from capsnet.errors import DeviceError
 from capsnet.runtime.bench.harness import Result
 from capsnet.runtime.bench.statistics import Ratio
 
-__all__ = ["bench_table", "draw_plot", "write_csv"]
+__all__ = ["bench_table", "check_plot", "draw_plot", "write_csv"]
 
 
 def bench_table(results: Sequence[Result]) -> Table:
@@ -22,22 +23,14 @@ def bench_table(results: Sequence[Result]) -> Table:
     baselines = _baselines(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     scored = any(result.accuracy is not None for result in results)
-    heads = (
-        "batch",
-        "candidate",
-        "device",
-        *(["accuracy"] if scored else []),
-        "p50 ms",
-        "p90",
-        "p99",
-    )
+    on_gpu = any(result.device_bytes for result in results)
     for heading in (
-        *heads,
-        "images/s",
+        *("batch", "candidate", "device"),
+        *(["accuracy"] if scored else []),
+        *("p50 ms", "p90", "p99", "images/s"),
         *(f"x {name} (99 %)" for name in baselines),
-        "open s",
-        "idle MB",
-        "peak MB",
+        *("open s", "idle MB", "peak MB"),
+        *(["GPU MB"] if on_gpu else []),
     ):
         table.add_column(heading, justify="left" if heading in ("candidate", "device") else "right")
     for result in results:
@@ -54,6 +47,7 @@ def bench_table(results: Sequence[Result]) -> Table:
             *(_ratio(result.ratios.get(name)) for name in baselines),
             f"{result.open_seconds:.2f}",
             *(f"{(size or 0) / 1e6:.0f}" for size in (result.idle_bytes, result.peak_bytes)),
+            *([f"{(result.device_bytes or 0) / 1e6:.0f}"] if on_gpu else []),
         )
     return table
 
@@ -89,6 +83,15 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
         writer.writerows(rows)
 
 
+def check_plot() -> None:
+    """Raise DeviceError where there is nothing to draw a plot with."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DeviceError(
+            "a plot is drawn with matplotlib, which is not installed: "
+            'pip install "capsnet-export[plot]"'
+        )
+
+
 def draw_plot(results: Sequence[Result], path: Path) -> None:
     """Draw images a second and milliseconds an image over the batch size.
 
@@ -99,12 +102,9 @@ def draw_plot(results: Sequence[Result], path: Path) -> None:
     Raises:
         DeviceError: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DeviceError(
-            'the plot is drawn with matplotlib: pip install "capsnet-export[plot]"'
-        ) from error
+    check_plot()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     throughput, latency = figure.subplots(1, 2)
     timed = [result for result in results if result.latency is not None]
@@ -143,6 +143,7 @@ def _flat(result: Result, baselines: Sequence[str]) -> dict[str, object]:
         "open_s": result.open_seconds,
         "idle_bytes": result.idle_bytes,
         "peak_bytes": result.peak_bytes,
+        "device_bytes": result.device_bytes,
     }
     for name in baselines:
         ratio = result.ratios.get(name)

@@ -1,0 +1,143 @@
+"""The benchmark's built-in candidates: one row each. Needs neither torch nor onnx."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capsnet.definitions import deferred
+from capsnet.formats import FORMATS
+from capsnet.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from capsnet.model import CapsNet
+    from capsnet.runtime.bench.candidates import Candidate
+
+__all__ = ["BUILT_IN", "PARTS", "REDUCED", "Artifact", "BuiltIn", "in_precision"]
+
+PARTS: Mapping[str, str] = {
+    "encoder": "the whole encoder",
+    "routing": "the routing alone (of ONNX files)",
+    "training": "a step of training",
+}
+"""What can be timed."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What an artifact is exported as.
+
+    Attributes:
+        format: a row of :data:`capsnet.formats.FORMATS`.
+        precision: a row of :data:`capsnet.precision.PRECISIONS`.
+        forms: of the lowering, such as ``{"routing": "votes"}``.
+        as_written: whether it is exported without lowering.
+    """
+
+    format: str
+    precision: str = "fp32"
+    forms: Mapping[str, str] = field(default_factory=dict)
+    as_written: bool = False
+
+    def export(
+        self,
+        model: "CapsNet",
+        path: Path,
+        calibration: "npt.NDArray[np.float32] | None" = None,
+    ) -> None:
+        """Lower the network, and write the artifact.
+
+        Args:
+            model: the network.
+            path: the file to write.
+            calibration: images that a precision is calibrated with.
+        """
+        from capsnet.export.lower import lower
+        from capsnet.export.options import ExportOptions
+
+        lowered = lower(
+            model, precision=self.precision, forms=self.forms, as_written=self.as_written
+        )
+        FORMATS[self.format].export(lowered, path, ExportOptions(calibration=calibration))
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """One row of the table.
+
+    Attributes:
+        name: as the command line and the results call it.
+        parts: what it can be timed in; the first candidate of a part always is.
+        opened_as: the class of the candidate, called with name, path and baseline.
+        exported: what its file is exported as; None where the candidate opens the checkpoint.
+        baseline: whether ratios to it are shown.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    opened_as: Callable[..., "Candidate"]
+    exported: Artifact | None = None
+    baseline: bool = False
+
+    def make(
+        self,
+        model: "CapsNet",
+        checkpoint: Path,
+        folder: Path,
+        calibration: "npt.NDArray[np.float32] | None" = None,
+    ) -> "Candidate":
+        """The candidate, exported into the folder where it is a file of its own.
+
+        Args:
+            model: the network.
+            checkpoint: that it comes from.
+            folder: for the file.
+            calibration: images that a precision is calibrated with.
+        """
+        path = checkpoint
+        if self.exported is not None:
+            path = folder / self.name
+            self.exported.export(model, path, calibration)
+        return self.opened_as(self.name, path, baseline=self.baseline)
+
+
+def _kind(name: str) -> Callable[..., Any]:
+    return deferred(f"capsnet.runtime.bench.candidates:{name}")
+
+
+def _step(encoder: str) -> Callable[..., Any]:
+    step = _kind("TrainingStep")
+    return lambda name, path, baseline: step(name, path, encoder, baseline=baseline)
+
+
+_NAIVE = Artifact("onnx", as_written=True)
+_VOTES = Artifact("onnx", forms={"routing": "votes"})
+_DIRECT = Artifact("onnx", forms={"convolution": "direct"})
+
+BUILT_IN: Mapping[str, BuiltIn] = {
+    row.name: row
+    for row in (
+        BuiltIn("eager", ("encoder",), _kind("Eager"), baseline=True),
+        BuiltIn("compile", ("encoder",), _kind("Compiled")),
+        BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Artifact("torchscript")),
+        BuiltIn("onnx-naive", ("encoder", "routing"), _kind("PlainOnnx"), _NAIVE, baseline=True),
+        BuiltIn("onnx-votes", ("encoder", "routing"), _kind("Artifact"), _VOTES),
+        BuiltIn("onnx-direct", ("encoder",), _kind("Artifact"), _DIRECT),
+        BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Artifact("onnx")),
+        BuiltIn("literal", ("training",), _step("literal"), baseline=True),
+        BuiltIn("trainer", ("training",), _step("trainer")),
+    )
+}
+"""The candidates by name; a new one is one more row."""
+
+REDUCED = tuple(name for name in PRECISIONS if name != "fp32")
+"""The precisions that are candidates on request."""
+
+
+def in_precision(precision: str) -> BuiltIn:
+    """The ONNX artifact in another precision."""
+    artifact = Artifact("onnx", precision)
+    return BuiltIn(f"onnx-{precision}", ("encoder",), _kind("Artifact"), artifact)
