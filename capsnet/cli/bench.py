@@ -181,8 +181,8 @@ def _measured(
 ) -> tuple["tuple[Result, ...]", "list[Profile]"]:
     """Export the built-in candidates and measure all, in a folder that goes."""
     from capsnet.checkpoint import load_checkpoint
-    from capsnet.runtime.bench.candidates import Artifact
     from capsnet.data.calibration import calibration_images
+    from capsnet.runtime.bench.candidates import Artifact
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.request import Request
     from capsnet.runtime.sessions.opening import artifact_format
@@ -190,7 +190,9 @@ def _measured(
     formats = {path: artifact_format(path) for path in asked.artifacts}  # an error, if it is none
     model = load_checkpoint(asked.checkpoint)
     calibrated = any(PRECISIONS[name].calibrated for name in asked.precisions)
-    calibration = calibration_images(asked.calibrate, model.config.image_shape) if calibrated else None
+    calibration = (
+        calibration_images(asked.calibrate, model.config.image_shape) if calibrated else None
+    )
     request = Request(asked.checkpoint, asked.images, _BENCH_IMAGES)
     _, images, _ = load_images(request, model.config, "")
     with tempfile.TemporaryDirectory() as name:

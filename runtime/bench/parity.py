@@ -9,8 +9,8 @@ from capsnet.artifact import INPUT_NAME, OUTPUT_NAMES, ArtifactMetadata, TensorS
 from capsnet.errors import ArtifactError, ResultError
 from capsnet.runtime.bench.candidates import Candidate
 from capsnet.runtime.bench.harness import Worker, cycled
+from capsnet.runtime.proof.collect import Reference
 from capsnet.runtime.proof.parity import compare
-from capsnet.runtime.proof.reference import Reference
 from capsnet.runtime.sessions.base import Arrays, Images
 
 __all__ = ["Reference", "require_parity"]
