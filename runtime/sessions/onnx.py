@@ -54,12 +54,13 @@ class OrtSession(Session):
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         device: Device,
         threads: int | None = None,
         tf32: bool = False,
         cuda_graphs: bool = False,
     ) -> None:
+        path = Path(path)
         choice = _choose(device, path)
         if choice.device == "cuda":
             try:

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from capsnet.device import Device
-from capsnet.errors import ArtifactError
+from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.formats import FORMATS, Format
 from capsnet.runtime.certificate import require_certificate as certificate_notes
 from capsnet.runtime.sessions.base import Session
@@ -53,12 +53,19 @@ def open_session(
         ArtifactError: if the file is not an artifact of this toolkit, or is damaged, or its
             certificate is missing or belongs to other bytes.
         ResultError: if its certificate says that it is wrong.
-        DeviceError: if the device that was asked for is not there.
+        DeviceError: if the device that was asked for, or the library that runs the format, is not
+            there.
     """
     path = Path(path)
     notes = certificate_notes(path) if require_certificate else ()
     row = _recognised(path)
-    session: Session = row.open(path, device, threads, tf32)
+    try:
+        session: Session = row.open(path, device, threads, tf32)
+    except ImportError as error:
+        raise DeviceError(
+            f"{path} is {row.name}, and what runs that cannot be imported: {first_line(error)}; "
+            "find out more: capsnet doctor"
+        ) from error
     session.format = row.name
     session.notes = notes
     if session.device == "cpu":
@@ -85,7 +92,7 @@ def _recognised(path: Path) -> Format:
         if row.recognises(head, records):
             return row
     what = f"starts with {head[:4].hex(' ')}" if head else "is empty"
-    if records:
+    if head[:2] == b"PK":
         what = "is a zip archive of another kind"
     if "data.pkl" in records:
         what = "holds pickled PyTorch objects, which are never executed"

@@ -49,8 +49,9 @@ class TorchSession(Session):
     """
 
     def __init__(
-        self, path: Path, device: Device, threads: int | None = None, tf32: bool = False
+        self, path: str | Path, device: Device, threads: int | None = None, tf32: bool = False
     ) -> None:
+        path = Path(path)
         choice = choose_device(device, "" if device == "cpu" else why_torch_has_no_cuda(), path)
         self.device, self.device_reason = choice.device, choice.reason
         torch.set_num_threads(threads or usable_cpus())

@@ -18,6 +18,11 @@ from capsnet.runtime.sessions.opening import open_session
 EXPORTERS = {"onnx": to_onnx, "torchscript": to_torchscript, "pt2": to_exported_program}
 ON_CUDA = {"onnx": CUDA, "torchscript": "torch cuda", "pt2": "torch cuda"}
 
+
+def export(name, model, path, precision="fp32"):
+    EXPORTERS[name](lower(model, precision=precision), path)
+
+
 pytestmark = pytest.mark.cuda
 
 
@@ -34,7 +39,7 @@ def test_every_node_runs_on_cuda_and_the_numbers_are_right(tmp_path, name, preci
     model = lively_model(SMALL)
     save_checkpoint(model, tmp_path / "model.safetensors")
     np.save(tmp_path / "images.npy", random_images(SMALL, 40))
-    EXPORTERS[name](lower(model, precision=precision), tmp_path / "model")
+    export(name, model, tmp_path / "model", precision)
     assert set(open_session(tmp_path / "model", "cuda").providers()) == {ON_CUDA[name]}
     request = Request(tmp_path / "model.safetensors", tmp_path / "images.npy", device="cuda")
     document = Judge(request).judge(tmp_path / "model")
@@ -43,13 +48,13 @@ def test_every_node_runs_on_cuda_and_the_numbers_are_right(tmp_path, name, preci
 
 
 def test_auto_takes_cuda(tmp_path, name):
-    EXPORTERS[name](lower(lively_model(SMALL)), tmp_path / "model")
+    export(name, lively_model(SMALL), tmp_path / "model")
     session = open_session(tmp_path / "model", "auto")
     assert (session.device, session.device_reason) == ("cuda", "it works")
 
 
 def test_sessions_side_by_side_do_not_disturb_each_other(tmp_path, name):
-    EXPORTERS[name](lower(lively_model(SMALL)), tmp_path / "model")
+    export(name, lively_model(SMALL), tmp_path / "model")
     sessions = [open_session(tmp_path / "model", device) for device in ("cuda", "cuda", "cpu")]
     images = random_images(SMALL, 5)
     first, second, third = (session.run(images)["lengths"] for session in sessions)
@@ -60,7 +65,7 @@ def test_sessions_side_by_side_do_not_disturb_each_other(tmp_path, name):
 @pytest.mark.skipif(bool(why_no_cuda()), reason=str(why_no_cuda()))
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_bound_batches_give_the_results_of_their_session(tmp_path, cuda_graphs):
-    to_onnx(lower(lively_model(SMALL)), tmp_path / "model.onnx")
+    export("onnx", lively_model(SMALL), tmp_path / "model.onnx")
     session = OrtSession(tmp_path / "model.onnx", "cuda", cuda_graphs=cuda_graphs)
     bound = {batch: session.bind(batch) for batch in (1, 5)}
     for seed in range(3):  # the first run captures, later ones replay

@@ -1,6 +1,7 @@
 """A session opens what capsnet exported, refuses all else in words, and says where it runs."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,9 +97,10 @@ def test_onnx_is_recognised_by_content_not_by_name(tmp_path, name):
         (b"a text about capsules\n", "it starts with 61 20 74 65; export it"),
         (b"\x08", "it starts with 08"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "it starts with 89 50 4e 47"),
+        (b"PK\x05\x06" + bytes(18), "it is a zip archive of another kind; export it"),
         (b"\x08\x0a" + b"\xff" * 50, "onnxruntime cannot load"),
     ],
-    ids=["empty", "text", "one byte", "image", "damaged"],
+    ids=["empty", "text", "one byte", "image", "zip", "damaged"],
 )
 def test_other_files_are_refused(tmp_path, content, match):
     refuse(write(tmp_path, content), match)
@@ -136,6 +138,16 @@ def test_foreign_onnx_file_is_refused(tmp_path):
 def test_sound_metadata_in_a_foreign_file_is_refused(tmp_path):
     content = with_metadata(foreign_model(), metadata_of(onnx_bytes()))
     refuse(write(tmp_path, content), "the metadata contradicts the graph: its outputs are")
+
+
+@pytest.mark.parametrize("file", ["small.onnx", "small.torchscript.pt", "small.pt2"])
+def test_library_that_is_missing_is_named(monkeypatch, file):
+    library = "onnxruntime" if file == "small.onnx" else "torch"
+    for name in list(sys.modules):
+        if name.startswith("capsnet.runtime.sessions."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    refuse(VERSION_0_1 / file, f"cannot be imported: .*{library}.*: capsnet doctor", DeviceError)
 
 
 # Metadata
