@@ -72,7 +72,7 @@ class ChildProcess:
 
         Raises:
             CapsNetError: what the process raised.
-            ChildProcessEnded: if it ended instead; the message has its code and what it printed last.
+            ChildProcessEnded: if it ended instead; the message has its code and last output.
             TimeoutError: if there is no answer for so long.
         """
         try:

@@ -122,7 +122,8 @@ def _read_labels(path: Path, images: int) -> Labels:
         raise DataError(
             f"{path}: the labels must be integers [{images}], one for each image, got {found}"
         )
-    return labels.astype(np.int64)
+    classes: Labels = labels.astype(np.int64)
+    return classes
 
 
 def _spread(total: int, samples: int | None) -> npt.NDArray[np.int64]:

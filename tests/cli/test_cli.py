@@ -24,8 +24,8 @@ from capsnet.cli.main import cli, main
 from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256
-from capsnet.runtime.proof import verification
-from capsnet.runtime.proof.verification import Judge
+from capsnet.runtime.proof import fresh
+from capsnet.runtime.proof.proof import Prover
 
 
 @pytest.fixture
@@ -54,22 +54,22 @@ def quick(monkeypatch):
 
     quick = SimpleNamespace(content=onnx_bytes())
     monkeypatch.setattr(capsnet.export.formats.onnx, "to_onnx", write)
-    monkeypatch.setattr(verification, "FreshProcess", InThisProcess)
+    monkeypatch.setattr(fresh, "FreshProcess", InThisProcess)
     return quick
 
 
 class InThisProcess(contextlib.nullcontext):
-    """Judges where a fresh process would, but at once."""
+    """Proves where a fresh process would, but at once."""
 
     def __init__(self, request):
         super().__init__(self)
-        self.judge, self.artifacts = Judge(request), []
+        self.prover, self.artifacts = Prover(request), []
 
     def submit(self, artifact):
         self.artifacts.append(artifact)
 
-    def documents(self):
-        return [self.judge.judge(artifact) for artifact in self.artifacts]
+    def proofs(self):
+        return [self.prover.prove(artifact) for artifact in self.artifacts]
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_verification_that_crashes_leaves_the_earlier_files_and_no_others(
         raise ResultError("the process crashed")
 
     earlier = with_earlier_export(folder)
-    monkeypatch.setattr(InThisProcess, "documents", crash)
+    monkeypatch.setattr(InThisProcess, "proofs", crash)
     result = run(*EXPORT, "--output", "out.onnx", "--images", "images.npy")
     assert (result.code, one_message(result)) == (1, "error: the process crashed")
     assert contents(folder) == earlier

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from support.artifacts import edited, onnx_bytes, with_weight
 from support.proof import fill_folder, request_in, verify, verify_in_fresh_process
@@ -16,10 +17,11 @@ from capsnet.errors import (
     DeviceError,
     ResultError,
 )
-from capsnet.runtime import process
+from capsnet.runtime import process as process_module
 from capsnet.runtime.proof import fresh
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.results import ImageSet, Tolerance
 
 
 def test_fresh_process_gives_the_verdict_of_this_one(folder):
@@ -42,14 +44,14 @@ def test_files_of_the_working_folder_do_not_reach_the_fresh_process(folder, monk
 @pytest.fixture
 def child(monkeypatch):
     """Replace the fresh process by one that runs the given code."""
-    real = process.subprocess.Popen
+    real = process_module.subprocess.Popen
 
     def replace(code):
         def popen(command, **options):
             assert command[0] == sys.executable
             return real([sys.executable, "-c", code], **options)
 
-        monkeypatch.setattr(process.subprocess, "Popen", popen)
+        monkeypatch.setattr(process_module.subprocess, "Popen", popen)
 
     return replace
 
@@ -154,3 +156,36 @@ def test_words_of_a_library_on_standard_output_do_not_hide_the_verdict(folder, m
     (noise / "sitecustomize.py").write_text("print('*** EP Error ***', flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(noise))
     assert verify_in_fresh_process(folder).passed
+
+
+def test_definitions_are_loaded_before_the_checkpoint(folder):
+    definitions = folder / "own.py"
+    definitions.write_text(f"open({str(folder / 'loaded')!r}, 'w').close()")
+    request = request_in(folder, checkpoint="none.safetensors", definitions=(definitions,))
+    with FreshProcess(request) as child:
+        child.submit(folder / "model.onnx")
+        with pytest.raises(CheckpointError):
+            child.proofs()
+    assert (folder / "loaded").exists()
+
+
+def test_request_reaches_the_fresh_process_as_it_was(folder):
+    np.save(folder / "labels.npy", np.arange(5))
+    process = FreshProcess(
+        request_in(
+            folder,
+            labels=folder / "labels.npy",
+            samples=4,
+            tolerance=Tolerance(atol=1e-12),
+            details=True,
+        )
+    )
+    with process as child:
+        child.submit(folder / "model.onnx")
+        [found] = child.proofs()
+    assert found.certificate.images == ImageSet("images.npy", 4)
+    assert found.certificate.parity.tolerance == Tolerance(1e-12, 0.0)
+    assert found.certificate.parity.accuracy is not None
+    assert not found.certificate.passed
+    assert found.details is not None
+    assert len(found.details.worst) == 4

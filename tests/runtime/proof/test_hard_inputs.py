@@ -1,5 +1,7 @@
 """The suite of hard inputs: every part of it can fail an artifact."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,34 @@ def test_orders_are_one_function_that_rounds_differently(references):
             for other in runs[1:]:
                 np.testing.assert_allclose(other[name], runs[0][name], atol=digits)
     assert any(not np.array_equal(other["capsules"], runs[0]["capsules"]) for other in runs[1:])
+
+
+def test_suite_of_a_network_that_classifies_nothing_has_no_ties(references):
+    artifact = Sound(references[1])
+    artifact.metadata = dataclasses.replace(METADATA, decision=None)
+    suite = HardInputs(*references, random_images(SMALL, 12), None)
+    results = suite.check(artifact)
+    assert [r.name for r in results] == [n for n in SUITE if n != "near-ties between two classes"]
+    assert all(result.passed for result in results)
+
+
+def test_network_without_convolutions_has_one_order():
+    class Plain(torch.nn.Module):
+        decoder = None
+
+        def forward(self, images):
+            return images.mean(dim=(1, 2, 3))[:, None], images[:, :1, :1, 0]
+
+    model = EagerModel(Plain(), torch.float32)
+    images = random_images(SMALL, 4)
+    for name, values in model.run(images).items():
+        assert model.run(images, order=5)[name] is values
+
+
+def test_reference_leaves_its_model_as_it_is():
+    model = lively_model(SMALL)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    EagerModel(model, torch.float64).run(random_images(SMALL, 2), order=1)
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name])

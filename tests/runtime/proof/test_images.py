@@ -7,6 +7,7 @@ from support.proof import idx_folder, request_in, verify
 
 from capsnet.errors import DataError
 from capsnet.runtime.proof.images import load_images, save_images
+from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ImageSet
 
 
@@ -45,3 +46,39 @@ def test_array_has_no_labels_and_is_limited_to_the_samples(folder):
     certificate = verify(folder, samples=3)
     assert certificate.images == ImageSet("images.npy", 3)
     assert certificate.parity.accuracy is None
+
+
+def test_labels_beside_an_array_give_accuracy(folder):
+    np.save(folder / "labels.npy", np.array([0, 1, 2, 3, 4], np.uint8))
+    found = loaded(folder, labels=folder / "labels.npy", samples=2)
+    assert found.labels.tolist() == [0, 2]
+    assert found.labels.dtype == np.int64
+    assert verify(folder, labels=folder / "labels.npy").parity.accuracy is not None
+
+
+def test_arrays_in_memory_are_saved_as_a_request_names_them(folder):
+    images = random_images(SMALL, 3, seed=1)
+    paths = save_images(images, [4, 0, 2], folder)
+    found = load_images(Request(folder / "none", paths[0], labels=paths[1]), SMALL, "")
+    np.testing.assert_array_equal(found.images, images)
+    assert found.labels.tolist() == [4, 0, 2]
+    assert save_images(images, None, folder)[1] is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros(4, np.int64), np.zeros((5, 1), np.int64), np.zeros(5), np.array(["a"] * 5)],
+    ids=["too few", "a column", "floats", "words"],
+)
+def test_labels_that_do_not_fit_are_refused(folder, labels):
+    np.save(folder / "labels.npy", labels)
+    with pytest.raises(DataError, match=r"labels\.npy: the labels must be integers \[5\]"):
+        loaded(folder, labels=folder / "labels.npy")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array"])
+def test_labels_that_cannot_be_read_are_named(folder, content):
+    if content is not None:
+        (folder / "labels.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read the labels .*labels\.npy"):
+        loaded(folder, labels=folder / "labels.npy")

@@ -8,22 +8,26 @@ import numpy as np
 import pytest
 import torch
 from support.artifacts import (
+    SMALL,
+    TINY,
     edited,
+    lively_model,
     metadata_for,
     onnx_bytes,
     parsed,
+    random_images,
     with_dynamic_interface,
+    with_layers,
     with_reordered_classes,
     with_weight,
 )
-from support.networks import SMALL, TINY, lively_model, network, random_images, with_layers
 
-from capsnet.artifact import OUTPUT_NAMES
-from capsnet.errors import ArtifactError
-from capsnet.layers.dynamic import DynamicConfig
-from capsnet.precision import PRECISIONS
+from capsnet.artifact import OUTPUT_NAMES, TensorSpec
+from capsnet.config import CapsNetConfig, CapsuleLayerConfig
 from capsnet.documents import from_values, to_values
-from capsnet.runtime.proof.collect import BATCH_SIZES, collect
+from capsnet.errors import ArtifactError
+from capsnet.precision import PRECISIONS
+from capsnet.runtime.proof.collect import BATCH_SIZES, Collected, Run, collect
 from capsnet.runtime.proof.judge import judge
 from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.reference import EagerModel
@@ -154,7 +158,7 @@ def test_baked_batch_size_fails_at_the_others(tmp_path, monkeypatch):
 
 # Constructed numbers: the images are their own indices, and the runs are tables
 
-TOY = network(
+TOY = CapsNetConfig(
     image_shape=(1, 1, 1),
     stem_channels=1,
     stem_kernel=1,
@@ -162,7 +166,7 @@ TOY = network(
     primary_dim=1,
     primary_kernel=1,
     primary_stride=1,
-    capsule_layers=(DynamicConfig(capsules=3, dim=2),),
+    capsule_layers=(CapsuleLayerConfig(capsules=3, dim=2),),
     decoder_sizes=(1,),
 )
 COUNT = 4
@@ -548,6 +552,105 @@ def test_artifact_without_a_valid_output_has_no_accuracy():
     labels = np.array([1, 1, 1, 1])
     result = judge_tables(Fake(golden_table(), spoil=renamed), labels=labels)
     assert result.accuracy is None
+
+
+# Networks that classify nothing
+
+
+def without_decision(table, count=COUNT):
+    """A session of a network whose outputs are the table's, none of which decides a class."""
+    specs = [TensorSpec(n, "float32", ("batch", *v.shape[1:])) for n, v in table.items()]
+    artifact = Fake(table)
+    artifact.metadata = dataclasses.replace(artifact.metadata, outputs=tuple(specs), decision=None)
+    return artifact
+
+
+SCALAR = {"height": np.linspace(-1, 2, COUNT)}
+DENSE = {
+    "flow": np.linspace(-1, 1, COUNT * 24).reshape(COUNT, 2, 3, 4),
+    "lengths": np.linspace(0, 1, COUNT * 3).reshape(COUNT, 3)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("golden", [SCALAR, DENSE], ids=["one number an image", "dense"])
+def test_outputs_without_a_decision_are_compared_and_classify_nothing(golden):
+    baseline = shifted(golden, 2.0**-12)
+    labels = np.zeros(COUNT, np.int64)
+    result = judge_tables(without_decision(golden), baseline, labels, golden)
+    assert result.failures == ()
+    assert {check.output for check in result.checks} == set(golden)
+    assert (result.agreement, result.flips, result.accuracy) == (None, {}, None)
+    assert from_values(ParityResult, json.loads(json.dumps(to_values(result)))) == result
+
+
+@pytest.mark.parametrize("golden", [SCALAR, DENSE], ids=["one number an image", "dense"])
+def test_wrong_output_without_a_decision_fails(golden):
+    name = next(iter(golden))
+    wrong = changed(golden, name, (2,) + (0,) * (golden[name].ndim - 1), 2.5)
+    baseline = shifted(golden, 2.0**-12)
+    result = judge_tables(without_decision(wrong), baseline, golden=golden)
+    assert {check.output for check in result.checks if not check.passed} == {name}
+    assert all(
+        f"{name}: " in failure and "(worst image 2)" in failure for failure in result.failures[:1]
+    )
+
+
+def test_order_of_values_is_no_class_without_a_decision():
+    golden = golden_table()
+    artifact = without_decision(with_flip(3, 0.09375))
+    result = judge_tables(artifact, shifted(golden, 0.03125), golden=golden)
+    assert result.passed
+    assert result.flips == {}
+
+
+# Collecting and judging
+
+
+class Counting(Reference):
+    """A reference that counts its runs."""
+
+    def __init__(self, table):
+        super().__init__(table)
+        self.runs = []
+
+    def run(self, images, outputs=None, order=0):
+        self.runs.append((len(images), outputs, order))
+        return super().run(images, outputs, order)
+
+
+def test_references_and_artifact_run_once_for_each_purpose():
+    golden, baseline = Counting(golden_table()), Counting(golden_table())
+    artifact = Fake(golden_table())
+    sizes = []
+    artifact.spoil = lambda outputs: sizes.append(len(outputs["lengths"])) or outputs
+    collected = collect(golden, baseline, artifact, numbered_images())
+    names = ("lengths", "capsules")
+    assert golden.runs == [(COUNT, names, 0)]
+    assert baseline.runs == [(COUNT, names, order) for order in range(8)]
+    assert sizes == [1, 1, 1, 1, 2, 2, 3, 1, 4]
+    assert [run.batch_size for run in collected.runs] == [1, 2, 3, 4]
+    assert collected.images == COUNT
+
+
+def test_chosen_batch_sizes_are_the_only_ones():
+    references = Reference(golden_table()), Reference(golden_table())
+    collected = collect(*references, Fake(golden_table()), numbered_images(), batch_sizes=(2, 4))
+    assert [run.batch_size for run in collected.runs] == [2, 4]
+
+
+def test_judging_needs_nothing_but_the_collected_arrays():
+    golden = golden_table()
+    found = {name: values.astype(np.float32) for name, values in golden.items()}
+    collected = Collected(
+        images=COUNT,
+        golden=golden,
+        baseline=(shifted(golden, 2.0**-12),),
+        runs=(Run(4, found), Run(7, {}, "no memory")),
+    )
+    result = judge(collected, metadata_for(TOY), np.ones(COUNT, np.int64))
+    assert result.failures == ("batch 7: no memory",)
+    assert result.accuracy == Accuracy(1.0, 1.0, 1.0)
+    assert result == judge(collected, metadata_for(TOY), np.ones(COUNT, np.int64))
 
 
 # The document

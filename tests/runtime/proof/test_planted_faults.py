@@ -171,11 +171,10 @@ def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_p
     with zipfile.ZipFile(fewer) as archive, zipfile.ZipFile(lying, "w") as copy:
         for name in archive.namelist():
             copy.writestr(name, claimed if "/extra/" in name else archive.read(name))
-    (claim,) = json.loads(claimed)["claims"]
-    assert (claim["what"], claim["least"]) == ("routing by [3] iterations", 2)
+    assert [claim["least"] for claim in json.loads(claimed)["claims"]] == [2]
     found, said = verdict(folder, lying)
     assert found == "fail"
-    assert "routing by [3] iterations takes 2 of Exp/Softmax, the graph has 1" in said
+    assert "takes 2 of Exp/Softmax, the graph has 1" in said
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)
