@@ -22,16 +22,19 @@ from capsnet.files import StagedFile, file_sha256
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.precision import PRECISIONS, find_precision
 from capsnet.runtime.certificate import certificate_path, write_certificate
+from capsnet.runtime.predict import Prediction
+from capsnet.runtime.predict import predict as classify
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ArtifactFile, Certificate, Proof, Tolerance
+from capsnet.runtime.sessions.opening import open_session
 
 if TYPE_CHECKING:
     from capsnet.config import CapsNetConfig
     from capsnet.model import CapsNet
-    from capsnet.runtime.bench.results import Result
+    from capsnet.runtime.bench.harness import Result
     from capsnet.runtime.proof.locate import Stage
-    from capsnet.runtime.sessions.base import Device
+    from capsnet.runtime.sessions.base import Device, Session
 
 __all__ = [
     "ExportSettings",
@@ -41,6 +44,8 @@ __all__ = [
     "export_model",
     "load",
     "locate_fault",
+    "open_session",
+    "predict",
     "prove",
     "train",
     "verify",
@@ -50,6 +55,7 @@ Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 _LOCATED_ON = 8  # images
+_BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 
 
 def load(checkpoint: str | Path = "mnist") -> "CapsNet":
@@ -310,9 +316,8 @@ def export_model(
 ) -> Certificate:
     """Export a network to one file, and prove that the file computes the same numbers.
 
-    >>> import capsnet, tempfile
-    >>> path = f"{tempfile.mkdtemp()}/capsnet.onnx"
-    >>> capsnet.export_model("mnist", path, samples=8, device="cpu").verdict
+    >>> import capsnet
+    >>> capsnet.export_model("mnist", "capsnet.onnx", samples=8, device="cpu").verdict
     'pass'
 
     Args:
@@ -378,6 +383,10 @@ def verify(
     device: "Device" = "auto",
 ) -> Certificate:
     """Prove again, in a fresh process, that an artifact computes the same numbers as its network.
+
+    >>> import capsnet
+    >>> capsnet.verify("capsnet.onnx", samples=8, device="cpu").passed
+    True
 
     Args:
         artifact: the file; its certificate is written beside it, whatever the verdict.
@@ -476,17 +485,22 @@ def compare(
     batches: Sequence[int] = (1, 8, 32, 128),
     rounds: int = 9,
     device: "Device" = "auto",
-) -> "list[Result]":
-    """Compare the speeds of artifacts with that of their network in eager torch.
+) -> "tuple[Result, ...]":
+    """Compare the speed of artifacts with that of their network in eager torch.
 
     Every candidate is proven first, and runs in a process of its own.
 
+    >>> import capsnet
+    >>> results = capsnet.compare("capsnet.onnx", batches=[1], rounds=7, device="cpu")
+    >>> [result.candidate for result in results]
+    ['eager', 'capsnet.onnx']
+
     Args:
         *artifacts: the files.
-        checkpoint: the network that they were exported from.
+        checkpoint: the network that they were exported from: a file, or a bundled one.
         images: to run, a file or a folder; None for the bundled MNIST test set.
         batches: batch sizes.
-        rounds: how often each candidate is timed at each batch size.
+        rounds: how often each candidate is timed at each batch size, at least 7.
         device: where to run.
 
     Returns:
@@ -496,7 +510,56 @@ def compare(
     Raises:
         CapsNetError: if something cannot be read.
     """
-    raise NotImplementedError
+    import torch
+
+    from capsnet.checkpoint import load_checkpoint
+    from capsnet.runtime.bench.candidates import Artifact, Eager
+    from capsnet.runtime.bench.encoder import benchmark_encoder
+    from capsnet.runtime.bench.harness import Settings
+    from capsnet.runtime.proof.images import load_images
+    from capsnet.runtime.proof.reference import EagerModel
+
+    file = checkpoint_file(checkpoint)
+    model = load_checkpoint(file)
+    given = load_images(Request(file, _as_path(images), _BENCH_IMAGES), model.config, "").images
+    candidates = [
+        Eager("eager", file, baseline=True),
+        *(Artifact(str(path), Path(path)) for path in artifacts),
+    ]
+    references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
+    return benchmark_encoder(candidates, *references, given, Settings(tuple(batches), rounds, device))
+
+
+def predict(
+    artifact: "Session | str | Path",
+    images: npt.ArrayLike | str | Path,
+    *,
+    device: "Device" = "auto",
+) -> list[Prediction]:
+    """Classify images with an artifact. Imports neither torch nor onnx for an ONNX file.
+
+    >>> import capsnet, numpy
+    >>> session = capsnet.open_session("capsnet.onnx", "cpu")
+    >>> images = numpy.zeros((2, 1, 28, 28), numpy.float32)
+    >>> [prediction.source for prediction in capsnet.predict(session, images)]
+    ['0', '1']
+
+    Args:
+        artifact: an opened session, or the file.
+        images: float32 ``[n, channels, height, width]``, values 0..1, or a file or folder.
+        device: where to run a file.
+
+    Returns:
+        A prediction for each image, in order.
+
+    Raises:
+        CapsNetError: if something cannot be read or run, or does not fit.
+    """
+    session = open_session(artifact, device) if isinstance(artifact, str | Path) else artifact
+    if isinstance(images, str | Path):
+        return list(classify(session, images))
+    named = ((str(index), image) for index, image in enumerate(np.asarray(images)))
+    return list(classify(session, named))
 
 
 def _format_of(path: Path) -> str:
@@ -551,11 +614,13 @@ def _request(
     )
 
 
+def _as_path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
 def _as_file(given: npt.ArrayLike | str | Path | None, file: Path) -> Path | None:
     """A path as it is; an array saved to a file."""
-    if given is None:
-        return None
-    if isinstance(given, str | Path):
-        return Path(given)
+    if given is None or isinstance(given, str | Path):
+        return _as_path(given)
     np.save(file, np.asarray(given))
     return file
