@@ -527,7 +527,9 @@ def compare(
         *(Artifact(str(path), Path(path)) for path in artifacts),
     ]
     references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
-    return benchmark_encoder(candidates, *references, given, Settings(tuple(batches), rounds, device))
+    return benchmark_encoder(
+        candidates, *references, given, Settings(tuple(batches), rounds, device)
+    )
 
 
 def predict(

@@ -24,6 +24,7 @@ from torch import Tensor
 from capsnet.checkpoint import save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
+from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
 from capsnet.model import CapsNet
@@ -145,58 +146,145 @@ def train(
             )
         model.load_state_dict(initial.state_dict())
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
-    run = {"config": json.loads(config.to_json()), "training": dataclasses.asdict(options)}
-    state_file = state_path(output)
-    if state_file.exists() and not resume:
+    run = _Run(options, model, optimizer, state_path(output))
+    if run.file.exists() and not resume:
         raise OutputError(
-            f"{state_file} holds an interrupted run: continue it with --resume, or remove the file "
+            f"{run.file} holds an interrupted run: continue it with --resume, or remove the file "
             "to start anew"
         )
-    state = _load_state(state_file, run, model, optimizer) if resume else _State()
-    images, labels = (torch.from_numpy(array).to(device) for array in train_set)
-    steps_per_epoch = -(-len(images) // options.batch_size)
-
+    if resume:
+        run.load()
     try:
-        while state.epoch < options.epochs:
-            order, shifts = _epoch_plan(options, state.epoch, len(images), device)
-            losses, correct, seen = torch.zeros((), device=device), torch.zeros_like(labels[0]), 0
-            first_step, saved_at = state.step, time.monotonic()
-            while state.step < steps_per_epoch:
-                position = slice(
-                    state.step * options.batch_size, (state.step + 1) * options.batch_size
-                )
-                chosen = order[position]
-                batch = _shift(images[chosen].float() / 255, shifts[position], options.shift)
-                _set_learning_rate(optimizer, options, state, steps_per_epoch)
-                with _interrupts_held_back():
-                    loss, hits = training_step(model, optimizer, batch, labels[chosen])
-                    state.step += 1
-                losses, correct, seen = losses + loss, correct + hits, seen + len(chosen)
-                if not math.isfinite(losses.item()):
-                    raise ResultError(
-                        f"training diverged in epoch {state.epoch + 1}, step {state.step}: the "
-                        "loss is not finite; use a smaller --learning-rate"
-                    )
-                running = (losses.item() / (state.step - first_step), correct.item() / seen)
-                on_progress(Progress(state.epoch + 1, state.step, steps_per_epoch, *running))
-                if time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
-                    _save_state(state_file, run, state, model, optimizer)
-                    saved_at = time.monotonic()
+        while run.state.epoch < options.epochs:
+            progress = run.epoch(train_set, on_progress)
             accuracy = evaluate(model, test_set)
-            if accuracy > max(state.test_accuracy, default=-1.0):
-                history = [*state.test_accuracy, accuracy]
-                notes = {**run["training"], "epoch": state.epoch + 1, "test_accuracy": history}
-                save_checkpoint(model, output, training=notes)
-            state = _State(state.epoch + 1, 0, [*state.test_accuracy, accuracy])
-            _save_state(state_file, run, state, model, optimizer)
-            if seen:
-                step = Progress(state.epoch, steps_per_epoch, steps_per_epoch, *running, accuracy)
-                on_progress(step)
+            history = [*run.state.test_accuracy, accuracy]
+            if accuracy > max(run.state.test_accuracy, default=-1.0):
+                notes = {"epoch": run.state.epoch + 1, "test_accuracy": history}
+                save_checkpoint(model, output, training=dataclasses.asdict(options) | notes)
+            run.state = _State(run.state.epoch + 1, 0, history)
+            run.save()
+            if progress is not None:
+                on_progress(dataclasses.replace(progress, test_accuracy=accuracy))
     except KeyboardInterrupt:
-        _save_state(state_file, run, state, model, optimizer)
+        run.save()
         raise
-    state_file.unlink(missing_ok=True)
-    return state.test_accuracy
+    run.file.unlink(missing_ok=True)
+    return run.state.test_accuracy
+
+
+class _Run:
+    """A run of training: what it needs to go on, in memory and in its file.
+
+    Args:
+        options: how to train.
+        model: the network.
+        optimizer: of its parameters.
+        file: of the state, while the run is not finished.
+    """
+
+    def __init__(
+        self,
+        options: TrainingConfig,
+        model: CapsNet,
+        optimizer: torch.optim.Optimizer,
+        file: Path,
+    ) -> None:
+        self.options, self.model, self.optimizer, self.file = options, model, optimizer, file
+        self.state = _State()
+        self._identity = {
+            "config": to_values(model.config),
+            "training": dataclasses.asdict(options),
+        }
+
+    def epoch(
+        self, train_set: LabelledImages, on_progress: Callable[[Progress], None]
+    ) -> Progress | None:
+        """Do the steps of the current epoch that are left; the last step's progress, if any."""
+        options, state, progress = self.options, self.state, None
+        device = next(self.model.parameters()).device
+        images, labels = (torch.from_numpy(array).to(device) for array in train_set)
+        steps = -(-len(images) // options.batch_size)
+        order, shifts = _epoch_plan(options, state.epoch, len(images), device)
+        losses, correct, seen = torch.zeros((), device=device), torch.zeros_like(labels[0]), 0
+        first_step, saved_at = state.step, time.monotonic()
+        while state.step < steps:
+            start = state.step * options.batch_size
+            position = slice(start, start + options.batch_size)
+            chosen = order[position]
+            batch = _shift(images[chosen].float() / 255, shifts[position], options.shift)
+            _set_learning_rate(self.optimizer, options, state, steps)
+            with _interrupts_held_back():
+                loss, hits = training_step(self.model, self.optimizer, batch, labels[chosen])
+                state.step += 1
+            losses, correct, seen = losses + loss, correct + hits, seen + len(chosen)
+            if not math.isfinite(losses.item()):
+                raise ResultError(
+                    f"training diverged in epoch {state.epoch + 1}, step {state.step}: the "
+                    "loss is not finite; use a smaller --learning-rate"
+                )
+            running = (losses.item() / (state.step - first_step), correct.item() / seen)
+            progress = Progress(state.epoch + 1, state.step, steps, *running)
+            on_progress(progress)
+            if time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
+                self.save()
+                saved_at = time.monotonic()
+        return progress
+
+    def save(self) -> None:
+        """Write the state to the file, whole or not at all."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        document = {**self._identity, "state": dataclasses.asdict(self.state)}
+        with atomic_path(self.file) as temporary:
+            temporary.write_bytes(save(tensors, {"run": json.dumps(document)}))
+
+    def load(self) -> None:
+        """Continue from the file.
+
+        Raises:
+            CheckpointError: if there is none, or it is damaged, or of another run.
+        """
+        document, tensors = _read_state(self.file)
+        for part, values in self._identity.items():
+            saved = document.get(part)
+            if saved != values:
+                raise CheckpointError(
+                    f"cannot resume from {self.file}: it belongs to another run. Its {part} "
+                    f"options were {saved}, now {values}; give the same options, or start without "
+                    "--resume"
+                )
+        device = next(self.model.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+        try:
+            self.model.load_state_dict(own)
+            if len(tensors) > len(own):  # saved after a step of the optimizer
+                for name, parameter in self.model.named_parameters():
+                    keys = ("step", "exp_avg", "exp_avg_sq")
+                    self.optimizer.state[parameter] = {
+                        key: tensors[f"{key}.{name}"] for key in keys
+                    }
+            self.state = _State(**document["state"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot resume from {self.file}: damaged ({error})") from error
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"nothing to resume: there is no {path}; start without --resume, or name the --output "
+            "of the run that was interrupted"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            document = dict(json.loads(file.metadata()["run"]))
+            return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
 
 
 def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
@@ -278,54 +366,3 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, earlier or signal.SIG_DFL)
         if waiting:
             signal.raise_signal(signal.SIGINT)
-
-
-def _save_state(
-    path: Path,
-    run: dict[str, Any],
-    state: _State,
-    model: CapsNet,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = value
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    document = {**run, "state": dataclasses.asdict(state)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, {"run": json.dumps(document)}))
-
-
-def _load_state(
-    path: Path, run: dict[str, Any], model: CapsNet, optimizer: torch.optim.Optimizer
-) -> _State:
-    if not path.is_file():
-        raise CheckpointError(
-            f"nothing to resume: there is no {path}; start without --resume, or name the --output "
-            "of the run that was interrupted"
-        )
-    device = next(model.parameters()).device
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            document = dict(json.loads(file.metadata()["run"]))
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
-    for part, values in run.items():
-        saved = document.get(part)
-        if saved != values:
-            raise CheckpointError(
-                f"cannot resume from {path}: it belongs to another run. Its {part} options were "
-                f"{saved}, now {values}; give the same options, or start without --resume"
-            )
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-        if len(tensors) > len(weights):  # saved after a step of the optimizer
-            for name, parameter in model.named_parameters():
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                optimizer.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
-        return _State(**document["state"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error

@@ -259,7 +259,7 @@ import signal
 import sys
 from pathlib import Path
 import torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 import test_trainer as t
 from capsnet.training import trainer as training
 
