@@ -60,7 +60,7 @@ def record_stages(network: Staged, images: Tensor) -> dict[str, Tensor]:
 
 def _stages(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     for name, part in parts.items():
-        own = getattr(part, "stages", dict)()
+        own: Mapping[str, nn.Module] = getattr(part, "stages", dict)()
         yield from ((f"{name}.{stage}", module) for stage, module in own.items())
         if not own:
             yield name, part

@@ -34,7 +34,7 @@ __all__ = ["export_command"]
 
 def _form_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for each choice of the lowering."""
-    for choice, forms in reversed(FORMS.items()):
+    for choice, forms in reversed(list(FORMS.items())):
         command = click.option(
             f"--{choice}",
             type=click.Choice(["auto", *forms]),

@@ -39,7 +39,8 @@ class DynamicConfig(LayerConfig, kind="dynamic"):
         return self.capsules, self.dim
 
     def build(self, shape: Shape) -> "DynamicCapsules":
-        return DynamicCapsules(*shape, self)
+        in_capsules, in_dim = shape
+        return DynamicCapsules(in_capsules, in_dim, self)
 
 
 class DynamicCapsules(nn.Module):
