@@ -65,7 +65,7 @@ def verify_command(
 
             proof = prove(artifact, request)
         else:
-            with FreshProcess(request) as process:
+            with FreshProcess(request, prepare=False) as process:
                 process.submit(artifact)
                 [proof] = process.proofs()
     certificate = proof.certificate
