@@ -138,7 +138,8 @@ def print_verdicts(certificates: "Sequence[Certificate]", report: Report) -> Non
     """Print the table of errors, and what was found about each artifact."""
     from capsnet.runtime.proof.tables import parity_table, summary_lines
 
-    report.console.print(parity_table(certificates))
+    if certificates:
+        report.console.print(parity_table(certificates))
     for certificate in certificates:
         for line in summary_lines(certificate):
             report.console.print(line)

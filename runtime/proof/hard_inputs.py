@@ -119,7 +119,7 @@ class HardInputs:
             found = artifact.run(given.images)
         except CapsNetError as error:
             return _unmeasured(given, str(error))
-        problems = malformed(artifact.metadata, found, len(given.images))
+        problems = malformed(artifact.metadata, found, given.golden)
         if problems or len(given.images) == 0 or _may_clip(artifact.metadata, given.images):
             return _unmeasured(given, *problems)
         budget = find_precision(artifact.metadata.precision).budget

@@ -99,11 +99,11 @@ class _Rules:
         where = f"batch {run.batch_size}"
         if run.error is not None:
             return _Verdict((f"{where}: {run.error}",))
-        images = len(next(iter(self.golden.values())))
-        problems = malformed(self.metadata, run.outputs, images)
+        problems = malformed(self.metadata, run.outputs, self.golden)
         if problems:
             return _Verdict(tuple(f"{where}: {problem}" for problem in problems))
-        same, flips, failures = np.ones(images, np.bool_), {}, []
+        same = np.ones(len(next(iter(self.golden.values()))), np.bool_)
+        flips, failures = {}, []
         decision = self.metadata.decision
         if decision is not None:
             expected, found = self.golden[decision], run.outputs[decision]
@@ -112,7 +112,7 @@ class _Rules:
             limit = errors_of(expected, found, np.ones_like(same)).max
             failures = [
                 f"{where}: image {image} changes its class, although the golden gap between "
-                f"its two longest capsules, {gap:.3g}, is not below the error, {limit:.3g}"
+                f"its two largest {decision}, {gap:.3g}, is not below the error, {limit:.3g}"
                 for image, gap in flips.items()
                 if gap >= limit
             ]

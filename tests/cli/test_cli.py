@@ -189,7 +189,7 @@ def test_interrupted_export_leaves_the_earlier_files_and_no_others(folder, run, 
         raise KeyboardInterrupt
 
     earlier = with_earlier_export(folder)
-    monkeypatch.setattr(InThisProcess, "documents", interrupt)
+    monkeypatch.setattr(InThisProcess, "proofs", interrupt)
     result = run(*EXPORT, "--output", "out.onnx", "--images", "images.npy")
     assert result.code == 130
     assert result.err.split() == ["interrupted"]
