@@ -55,7 +55,7 @@ def test_summary_says_what_was_found(proof):
     ]
 
 
-def test_result_without_classes_speaks_of_none(proof):
+def test_result_without_classes_mentions_none(proof):
     certificate = with_parity(proof.certificate, agreement=None, accuracy=None)
     assert summary_lines(certificate)[1:3] == [
         "compared on 5 images (images.npy)",
