@@ -1,13 +1,11 @@
 """``capsnet export``: write artifacts, and prove them."""
 
 import contextlib
-import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -29,9 +27,7 @@ from capsnet.errors import CapsNetError
 if TYPE_CHECKING:
     from capsnet.artifact import ArtifactMetadata
     from capsnet.export.lower import Convolution
-    from capsnet.files import StagedFile
-    from capsnet.runtime.proof.request import Request
-    from capsnet.runtime.proof.results import Proof
+    from capsnet.runtime.proof.verification import Request
 
 __all__ = ["export_command"]
 
@@ -114,11 +110,9 @@ def export_command(
     The file appears only after a fresh process has compared it with the original model; its
     certificate, FILE.parity.json, appears beside it.
     """
-    from capsnet.documents import to_values
     from capsnet.files import StagedFile, file_sha256
-    from capsnet.runtime.proof.fresh import FreshProcess
-    from capsnet.runtime.proof.results import ArtifactFile
-    from capsnet.runtime.proof.tables import unverified_line
+    from capsnet.runtime.certificate import certificate_path, write_certificate
+    from capsnet.runtime.proof.verification import FreshProcess
 
     if page is not None and not verified:
         raise click.UsageError("--report shows a verification: it does not go with --no-verify")
@@ -132,7 +126,7 @@ def export_command(
     with contextlib.ExitStack() as stack:
         staged = {name: stack.enter_context(StagedFile(target)) for name, target in targets.items()}
         # It computes the reference results while this process exports.
-        process = stack.enter_context(FreshProcess(request)) if verified else None
+        judge = stack.enter_context(FreshProcess(request)) if verified else None
         from capsnet.checkpoint import load_checkpoint
         from capsnet.export.formats.onnx import to_onnx
         from capsnet.export.formats.pt2 import to_exported_program
@@ -154,63 +148,37 @@ def export_command(
             precision=precision,
         )
         digest = file_sha256(request.checkpoint)
-        files, proofs = [], []
+        documents = []
         for name, file in staged.items():
             with report.console.status(f"exporting {targets[name].name}"):
                 metadata = exporters[name](
                     lowered, file.path, batch=batch, checkpoint_sha256=digest
                 )
-            files.append(ArtifactFile.describe(file.path, name, metadata))
-            if process is not None:
-                process.submit(file.path)
-        if process is not None:
+            if judge is None:
+                documents.append(_unverified(name, file.path, metadata))
+            else:
+                judge.submit(file.path)
+        if judge is not None:
             with (
                 report.console.status("verifying"),
                 _calling({file.path: targets[name].name for name, file in staged.items()}),
             ):
-                proofs = process.proofs()
-        files = [
-            dataclasses.replace(described, file=target.name)
-            for described, target in zip(files, targets.values(), strict=True)
-        ]
-        proofs = [
-            proof.renamed(target.name)
-            for proof, target in zip(proofs, targets.values(), strict=False)
-        ]
-        _commit(staged, targets, proofs)
-    write_page(proofs, page)
-    certificates = [proof.certificate for proof in proofs]
+                documents = judge.documents()
+        for document, (name, file) in zip(documents, staged.items(), strict=True):
+            document["artifact"]["file"] = targets[name].name
+            if document["verdict"] == "fail":
+                continue
+            file.commit()
+            if verified:
+                write_certificate(document, targets[name])
+            else:  # what lies there was the certificate of the replaced file
+                certificate_path(targets[name]).unlink(missing_ok=True)
+    write_page(documents, page)
     seconds = round(time.monotonic() - STARTED, 2)
-    unverified = [] if proofs else files
-    report.write_json(
-        {
-            "artifacts": [
-                *map(to_values, certificates),
-                *({"verdict": "not verified", "artifact": to_values(f)} for f in unverified),
-            ],
-            "seconds": seconds,
-        }
-    )
-    print_verdicts(certificates, report)
-    for described in unverified:
-        report.console.print(unverified_line(described))
+    report.write_json({"artifacts": documents, "seconds": seconds})
+    print_verdicts(documents, report)
     report.console.print(f"[dim]{seconds:.1f} s[/]")
-    raise_unless_passed(certificates, "no file was written for it")
-
-
-def _commit(
-    staged: "dict[str, StagedFile]", targets: dict[str, Path], proofs: "list[Proof]"
-) -> None:
-    """Put the files that are not wrong in their places, with their certificates."""
-    from capsnet.runtime.certificate import certificate_path, write_certificate
-
-    for (name, file), proof in itertools.zip_longest(staged.items(), proofs):
-        if proof is None:  # what lies there was the certificate of the replaced file
-            file.commit()
-            certificate_path(targets[name]).unlink(missing_ok=True)
-        elif proof.certificate.passed:
-            file.commit()
-            write_certificate(proof.certificate, targets[name])
+    raise_unless_passed(documents, "no file was written for it")
 
 
 @contextlib.contextmanager
@@ -236,3 +204,19 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
         return {unique[0]: output}
     folder = output or Path()
     return {name: folder / _DEFAULT_FILES[name] for name in unique}
+
+
+def _unverified(name: str, path: Path, metadata: "ArtifactMetadata") -> dict[str, Any]:
+    from capsnet.documents import to_values
+    from capsnet.files import file_sha256
+
+    return {
+        "verdict": "not verified",
+        "artifact": {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+            "format": name,
+            "metadata": to_values(metadata),
+        },
+    }
