@@ -65,7 +65,7 @@ def verify_command(
 
             proof = prove(artifact, request)
         else:
-            with FreshProcess(request, prepare=False) as process:
+            with FreshProcess(request) as process:
                 process.submit(artifact)
                 [proof] = process.proofs()
     certificate = proof.certificate
@@ -138,8 +138,7 @@ def print_verdicts(certificates: "Sequence[Certificate]", report: Report) -> Non
     """Print the table of errors, and what was found about each artifact."""
     from capsnet.runtime.proof.tables import parity_table, summary_lines
 
-    if certificates:
-        report.console.print(parity_table(certificates))
+    report.console.print(parity_table(certificates))
     for certificate in certificates:
         for line in summary_lines(certificate):
             report.console.print(line)
