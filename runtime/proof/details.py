@@ -29,7 +29,7 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images)
     valid = [
         run.outputs
         for run in collected.runs
-        if run.error is None and not malformed(metadata, run.outputs, collected.images)
+        if run.error is None and not malformed(metadata, run.outputs, collected.golden)
     ]
     if not valid:
         return None

@@ -22,16 +22,19 @@ _TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow m
 class FreshProcess:
     """Proves artifacts in a process of its own, which shares nothing with this one.
 
-    The process computes the reference while the artifacts are still being exported. Used as a
-    context manager, it is killed at the end of the block if it still runs.
+    Used as a context manager, it is killed at the end of the block if it still runs.
 
     Args:
         request: what to verify them against.
+        prepare: whether to compute the reference now, while the artifacts are still being exported.
+            Else it is computed for the first artifact, after that was opened: a device that is not
+            there is then an error at once.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, prepare: bool = True) -> None:
         self._timeout = _TIMEOUT_BASE + _TIMEOUT_PER_IMAGE * (request.samples or 10_000)
-        self._process = ChildProcess(__name__, to_values(request))
+        start = {"request": to_values(request), "prepare": prepare}
+        self._process = ChildProcess(__name__, start)
         self._submitted: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -88,8 +91,9 @@ def _request(values: dict[str, Any]) -> Request:
 def _start(values: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     from capsnet.runtime.proof.proof import Prover  # torch is needed here, not where files are sent
 
-    prover = Prover(_request(values))
-    prover.prepare()
+    prover = Prover(_request(values["request"]))
+    if values["prepare"]:
+        prover.prepare()
     return {}, lambda asked: to_values(prover.prove(Path(asked["artifact"])))
 
 

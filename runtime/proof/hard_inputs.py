@@ -1,4 +1,4 @@
-"""Inputs that break networks which are right on nice images: a named suite for every artifact.
+"""Inputs that break networks which are right on ordinary images: a named suite for every artifact.
 
 Values outside 0..1 are outside the artifact's contract. In fp32 and fp16 they are computed like any
 others, without clamping, and must still agree with the readable model; int8 clips what leaves the
@@ -36,7 +36,9 @@ from capsnet.runtime.proof.results import Errors, HardInput
 __all__ = ["HardInputs", "near_ties"]
 
 _REAL = 32  # real images to start from: the golden results are the slow part
-_HOPELESS = "the float32 model itself is far off the float64 one, so nothing can be judged by it"
+_BASELINE_OFF = (
+    "the float32 model itself is far off the float64 one, so nothing can be judged by it"
+)
 _PAIRS = 2  # near-ties looked for
 _BISECTIONS = 20  # leaves a gap of about 1e-6 between the two largest values
 
@@ -50,14 +52,14 @@ class _Input:
         images: float32 ``[n, channels, height, width]``.
         golden: the golden outputs.
         own: what float32 costs the baseline here, or on real images where that is more.
-        hopeless: whether the baseline is so far off that nothing can be judged by it.
+        baseline_off: whether the baseline is so far off that nothing can be judged by it.
     """
 
     name: str
     images: Images
     golden: Mapping[str, Array]
     own: Mapping[str, Errors]
-    hopeless: bool = False
+    baseline_off: bool = False
 
 
 class HardInputs:
@@ -93,9 +95,9 @@ class HardInputs:
             here = {key: values[part] for key, values in expected.items()}
             found = [{key: values[part] for key, values in draw.items()} for draw in draws]
             own = measure(here, found) if len(batch) else {}
-            hopeless = any(not errors.relative_rms <= BASELINE_LIMIT for errors in own.values())
+            off = any(not errors.relative_rms <= BASELINE_LIMIT for errors in own.values())
             most = {key: max(cost[key], own.get(key, cost[key]), key=_largest) for key in cost}
-            self._inputs.append(_Input(name, batch, here, most, hopeless))
+            self._inputs.append(_Input(name, batch, here, most, off))
         # The golden results of a large batch are those of the images that it repeats.
         repeats = np.arange(LARGE_BATCH) % len(images)
         repeated = {key: values[repeats] for key, values in real.items()}
@@ -113,13 +115,13 @@ class HardInputs:
         return tuple(self._check(given, artifact) for given in self._inputs)
 
     def _check(self, given: _Input, artifact: Artifact) -> HardInput:
-        if given.hopeless:
-            return _unmeasured(given, _HOPELESS)
+        if given.baseline_off:
+            return _unmeasured(given, _BASELINE_OFF)
         try:
             found = artifact.run(given.images)
         except CapsNetError as error:
             return _unmeasured(given, str(error))
-        problems = malformed(artifact.metadata, found, len(given.images))
+        problems = malformed(artifact.metadata, found, given.golden)
         if problems or len(given.images) == 0 or _may_clip(artifact.metadata, given.images):
             return _unmeasured(given, *problems)
         budget = find_precision(artifact.metadata.precision).budget

@@ -1,6 +1,5 @@
 """The images that artifacts are compared on, and their labels."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,20 +64,20 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
 
 
 def save_images(
-    images: npt.NDArray[np.float32], labels: Sequence[int] | Labels | None, folder: Path
+    images: npt.ArrayLike, labels: npt.ArrayLike | None, folder: Path
 ) -> tuple[Path, Path | None]:
     """Save arrays for :class:`Request`, which names files.
 
     Args:
-        images: float32 ``[n, channels, height, width]``, values 0..1.
-        labels: the true classes ``[n]``, or None.
+        images: ``[n, channels, height, width]``: floats 0..1, or integers 0..255.
+        labels: the true classes, integers ``[n]``, or None.
         folder: an existing one, such as a temporary folder.
 
     Returns:
         The file of the images, and that of the labels where there are some.
     """
     where = folder / "images.npy"
-    np.save(where, images)
+    np.save(where, np.asarray(images))
     if labels is None:
         return where, None
     np.save(folder / "labels.npy", np.asarray(labels))

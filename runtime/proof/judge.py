@@ -27,8 +27,15 @@ _LOST_IMAGES = 2  # so many of a few
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """On one run of the artifact: its checks, its flips with their golden gaps, what is wrong."""
+class _JudgedRun:
+    """One run of the artifact.
+
+    Attributes:
+        failures: what is wrong, in words.
+        checks: errors of its outputs.
+        flips: images of another class, with their golden gaps.
+        outputs: those of the run; None where they are not well formed.
+    """
 
     failures: tuple[str, ...]
     checks: tuple[Check, ...] = ()
@@ -57,17 +64,17 @@ def judge(
     rules = _Rules(
         metadata, collected.golden, own, find_precision(metadata.precision).budget, tolerance
     )
-    verdicts = [rules.judge(run) for run in collected.runs]
-    flips = {image: gap for verdict in verdicts for image, gap in verdict.flips.items()}
-    checks = tuple(check for verdict in verdicts for check in verdict.checks)
-    failures = [*_baseline_failures(own), *(f for verdict in verdicts for f in verdict.failures)]
-    valid = [verdict.outputs for verdict in verdicts if verdict.outputs is not None]
+    runs = [rules.judge(run) for run in collected.runs]
+    flips = {image: gap for run in runs for image, gap in run.flips.items()}
+    checks = tuple(check for run in runs for check in run.checks)
+    failures = [*_baseline_failures(own), *(failure for run in runs for failure in run.failures)]
+    valid = [run.outputs for run in runs if run.outputs is not None]
     agreement, accuracy = None, None
     if metadata.decision is not None:
         agreement = 1 - len(flips) / collected.images if valid else 0.0
         if labels is not None and valid:
-            runs = (collected.golden, collected.baseline[0], valid[-1])
-            classes = [classes_of(outputs[metadata.decision]) for outputs in runs]
+            three = (collected.golden, collected.baseline[0], valid[-1])
+            classes = [classes_of(outputs[metadata.decision]) for outputs in three]
             accuracy = Accuracy(*(float((found == labels).mean()) for found in classes))
             failures += _accuracy_failures(accuracy, collected.images)
     return ParityResult(
@@ -87,7 +94,7 @@ def judge(
 
 @dataclass(frozen=True)
 class _Rules:
-    """What every run of an artifact is held to."""
+    """What every run of an artifact is judged by."""
 
     metadata: ArtifactMetadata
     golden: Mapping[str, Array]
@@ -95,15 +102,15 @@ class _Rules:
     budget: Budget
     tolerance: Tolerance | None
 
-    def judge(self, run: Run) -> _Verdict:
+    def judge(self, run: Run) -> _JudgedRun:
         where = f"batch {run.batch_size}"
         if run.error is not None:
-            return _Verdict((f"{where}: {run.error}",))
-        images = len(next(iter(self.golden.values())))
-        problems = malformed(self.metadata, run.outputs, images)
+            return _JudgedRun((f"{where}: {run.error}",))
+        problems = malformed(self.metadata, run.outputs, self.golden)
         if problems:
-            return _Verdict(tuple(f"{where}: {problem}" for problem in problems))
-        same, flips, failures = np.ones(images, np.bool_), {}, []
+            return _JudgedRun(tuple(f"{where}: {problem}" for problem in problems))
+        same = np.ones(len(next(iter(self.golden.values()))), np.bool_)
+        flips, failures = {}, []
         decision = self.metadata.decision
         if decision is not None:
             expected, found = self.golden[decision], run.outputs[decision]
@@ -112,7 +119,7 @@ class _Rules:
             limit = errors_of(expected, found, np.ones_like(same)).max
             failures = [
                 f"{where}: image {image} changes its class, although the golden gap between "
-                f"its two longest capsules, {gap:.3g}, is not below the error, {limit:.3g}"
+                f"its two largest {decision}, {gap:.3g}, is not below the error, {limit:.3g}"
                 for image, gap in flips.items()
                 if gap >= limit
             ]
@@ -125,7 +132,7 @@ class _Rules:
             errors = errors_of(self.golden[name], run.outputs[name], chosen)
             checks.append(self._check(name, run.batch_size, errors))
             excesses += _excesses(checks[-1])
-        return _Verdict((*excesses, *failures), tuple(checks), flips, run.outputs)
+        return _JudgedRun((*excesses, *failures), tuple(checks), flips, run.outputs)
 
     def _check(self, name: str, batch_size: int, errors: Errors) -> Check:
         largest = float(np.abs(self.golden[name]).max())

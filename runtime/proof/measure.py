@@ -107,20 +107,23 @@ def errors_of(golden: Array, found: Array, images: npt.NDArray[np.bool_]) -> Err
     )
 
 
-def malformed(metadata: ArtifactMetadata, found: Mapping[str, Array], images: int) -> list[str]:
+def malformed(
+    metadata: ArtifactMetadata, found: Mapping[str, Array], golden: Mapping[str, Array]
+) -> list[str]:
     """What is wrong with outputs before their values matter: names, dtypes, shapes, NaN, infinity.
 
     Args:
         metadata: of the artifact.
-        found: its outputs, for ``images`` images.
-        images: how many images it was given.
+        found: its outputs.
+        golden: what was expected for the same images, of all or some of its outputs.
 
     Returns:
         The problems in words, none when the outputs are well formed.
     """
     problems = []
+    images = len(next(iter(golden.values())))
     for spec in metadata.outputs:
-        shape = (images, *spec.shape[1:])
+        shape = golden[spec.name].shape if spec.name in golden else (images, *spec.shape[1:])
         if spec.name not in found:
             problems.append(f"output {spec.name} is missing, there are {', '.join(found)}")
             continue

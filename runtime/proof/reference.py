@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from capsnet.errors import ResultError
 from capsnet.model import CapsNet
 
 __all__ = ["EagerModel"]
@@ -56,13 +57,23 @@ class EagerModel:
 
         Returns:
             The outputs by name, in the model's dtype; read-only.
+
+        Raises:
+            ResultError: if the model does not have such an output.
         """
         order = order if _convolutions(self._source) else 0
         key = (order, images.shape, hashlib.sha256(images.tobytes()).digest())
         if key not in self._results:
             self._results[key] = self._compute(images, order)
         results = self._results[key]
-        return {name: results[name] for name in (results if outputs is None else outputs)}
+        names = tuple(results) if outputs is None else outputs
+        missing = [name for name in names if name not in results]
+        if missing:
+            raise ResultError(
+                f"the model has no output {', '.join(missing)}, it has {', '.join(results)}: the "
+                "artifact was exported from another network"
+            )
+        return {name: results[name] for name in names}
 
     def _compute(self, images: npt.NDArray[np.float32], order: int) -> _Outputs:
         model = self._in_order(order)

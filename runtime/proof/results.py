@@ -221,10 +221,6 @@ class Certificate:
         """Everything that is wrong, in words."""
         return (*self.parity.failures, *(f for hard in self.hard_inputs for f in hard.failures))
 
-    def renamed(self, file: str) -> Self:
-        """The certificate of the same bytes under another file name."""
-        return dataclasses.replace(self, artifact=dataclasses.replace(self.artifact, file=file))
-
 
 @dataclass(frozen=True)
 class Histogram:
@@ -287,3 +283,9 @@ class Proof:
 
     certificate: Certificate
     details: Details | None = None
+
+    def renamed(self, file: str) -> Self:
+        """The proof of the same bytes under another file name."""
+        artifact = dataclasses.replace(self.certificate.artifact, file=file)
+        certificate = dataclasses.replace(self.certificate, artifact=artifact)
+        return dataclasses.replace(self, certificate=certificate)

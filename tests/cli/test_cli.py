@@ -61,7 +61,7 @@ def quick(monkeypatch):
 class InThisProcess(contextlib.nullcontext):
     """Proves where a fresh process would, but at once."""
 
-    def __init__(self, request):
+    def __init__(self, request, **_):
         super().__init__(self)
         self.prover, self.artifacts = Prover(request), []
 
@@ -181,7 +181,7 @@ def test_interrupted_export_leaves_the_earlier_files_and_no_others(folder, run, 
         raise KeyboardInterrupt
 
     earlier = with_earlier_export(folder)
-    monkeypatch.setattr(InThisProcess, "documents", interrupt)
+    monkeypatch.setattr(InThisProcess, "proofs", interrupt)
     result = run(*EXPORT, "--output", "out.onnx", "--images", "images.npy")
     assert result.code == 130
     assert result.err.split() == ["interrupted"]
@@ -374,6 +374,28 @@ def test_located_fault_is_named_on_the_terminal_and_in_the_json(folder, run, qui
     stages = json.loads((folder / "out.json").read_text())["stages"]
     assert [stage["passed"] for stage in stages][:2] == [True, False]
     assert stages[1]["name"] == "primary_capsules"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "match"),
+    [
+        (lambda folder: (folder / "model.onnx").write_bytes(b""), "model.onnx is neither ONNX"),
+        (lambda folder: (folder / "model.onnx.parity.json").mkdir(), "it is a folder"),
+        (lambda folder: (folder / "model.onnx").unlink(), "cannot read model.onnx"),
+    ],
+    ids=["artifact", "certificate", "no artifact"],
+)
+def test_what_verify_cannot_read_or_write_is_an_error_before_it_computes(
+    folder, run, quick, monkeypatch, break_it, match
+):
+    def compute(*arguments):
+        raise AssertionError("this was to be found before")
+
+    monkeypatch.setattr(InThisProcess, "__init__", compute)
+    break_it(folder)
+    result = run("verify", "model.onnx", *VERIFY)
+    assert result.code == 3
+    assert match in one_message(result)
 
 
 def test_search_that_fails_leaves_the_verdict(folder, run, quick, monkeypatch):

@@ -19,7 +19,7 @@ from capsnet.runtime.certificate import (
     require_certificate,
     write_certificate,
 )
-from capsnet.runtime.proof.results import Certificate
+from capsnet.runtime.proof.results import Certificate, Proof
 from capsnet.runtime.sessions.opening import open_session
 
 
@@ -134,9 +134,9 @@ def test_a_certificate_of_version_0_1_still_proves_its_file(artifact):
 
 
 def test_another_name_of_the_file_changes_nothing_else(certificate):
-    renamed = certificate.renamed("other.onnx")
-    assert renamed.artifact.file == "other.onnx"
-    assert renamed.renamed(certificate.artifact.file) == certificate
+    renamed = Proof(certificate).renamed("other.onnx")
+    assert renamed.certificate.artifact.file == "other.onnx"
+    assert renamed.renamed(certificate.artifact.file) == Proof(certificate)
 
 
 def test_requiring_a_certificate_imports_nothing_that_loads_slowly():

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from support.artifacts import edited, onnx_bytes, with_weight
+from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
 from support.proof import fill_folder, request_in, verify, verify_in_fresh_process
 
 from capsnet.documents import to_values
@@ -19,8 +19,10 @@ from capsnet.errors import (
 )
 from capsnet.runtime import process as process_module
 from capsnet.runtime.proof import fresh
+from capsnet.runtime.proof import proof as proof_module
 from capsnet.runtime.proof.fresh import FreshProcess
-from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.proof import Prover, prove
+from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.results import ImageSet, Tolerance
 
 
@@ -189,3 +191,42 @@ def test_request_reaches_the_fresh_process_as_it_was(folder):
     assert not found.certificate.passed
     assert found.details is not None
     assert len(found.details.worst) == 4
+
+
+def test_reference_is_computed_ahead_or_after_the_artifact_was_opened(folder, monkeypatch):
+    computed = []
+    monkeypatch.setattr(Prover, "prepare", lambda _: computed.append(True))
+    for prepare in (True, False):
+        request = json.loads(json.dumps(to_values(request_in(folder)), default=str))
+        about, answer = fresh._start({"request": request, "prepare": prepare})
+        assert about == {}
+        assert answer({"artifact": str(folder / "model.onnx")})["certificate"]["verdict"] == "pass"
+    assert computed == [True]
+
+
+def test_output_that_the_model_does_not_have_is_named(folder):
+    document = metadata_of(onnx_bytes())
+    document["outputs"][1]["name"] = "poses"
+
+    def rename(model):
+        model.graph.output[1].name = "poses"
+        for node in model.graph.node:
+            node.input[:] = ["poses" if name == "capsules" else name for name in node.input]
+            node.output[:] = ["poses" if name == "capsules" else name for name in node.output]
+
+    (folder / "model.onnx").write_bytes(with_metadata(edited(onnx_bytes(), rename), document))
+    with pytest.raises(ResultError, match="no output poses, it has lengths, capsules"):
+        verify(folder)
+
+
+def test_device_that_is_not_there_is_an_error_before_anything_is_computed(folder, monkeypatch):
+    def compute(*arguments):
+        raise AssertionError("the device is missing")
+
+    def missing(path, device):
+        raise DeviceError(f"no {device} for {path.name}")
+
+    monkeypatch.setattr(proof_module, "open_session", missing)
+    monkeypatch.setattr(EagerModel, "run", compute)
+    with pytest.raises(DeviceError, match=r"no cpu for model\.onnx"):
+        verify(folder)

@@ -33,7 +33,7 @@ def references():
 
 
 class Sound:
-    """A artifact that is right; subclasses spoil the outputs of the images they do not like."""
+    """A artifact that is right; subclasses spoil the outputs of some images."""
 
     metadata = METADATA
 
@@ -54,10 +54,10 @@ class Sound:
         return outputs
 
 
-def spoiling(dislikes, change):
+def spoiling(chooses, change):
     class Spoiling(Sound):
         def spoil(self, images, outputs):
-            if dislikes(images):
+            if chooses(images):
                 change(outputs)
             return outputs
 
@@ -84,7 +84,7 @@ def test_a_sound_artifact_passes_every_input(references):
 
 
 @pytest.mark.parametrize(
-    ("name", "dislikes"),
+    ("name", "chooses"),
     [
         ("all zeros", lambda x: len(x) and not x.any()),
         ("all ones", lambda x: len(x) and (x == 1).all()),
@@ -96,8 +96,8 @@ def test_a_sound_artifact_passes_every_input(references):
     ],
 )
 @pytest.mark.parametrize("change", [nan, off])
-def test_a_artifact_that_is_wrong_on_one_input_fails_there(references, name, dislikes, change):
-    assert name in failed(references, spoiling(dislikes, change))
+def test_a_artifact_that_is_wrong_on_one_input_fails_there(references, name, chooses, change):
+    assert name in failed(references, spoiling(chooses, change))
 
 
 def test_a_wrong_shape_of_the_empty_batch_fails(references):
@@ -120,7 +120,7 @@ def test_images_of_one_class_have_no_near_ties(references):
     assert near_ties(references[0], images, "lengths").shape == (0, *SMALL.image_shape)
 
 
-def test_a_baseline_that_happens_to_be_exact_condemns_nobody(references):
+def test_a_baseline_that_happens_to_be_exact_fails_no_sound_artifact(references):
     golden, baseline = references
 
     class Lucky:
@@ -133,7 +133,7 @@ def test_a_baseline_that_happens_to_be_exact_condemns_nobody(references):
     assert [result.name for result in suite.check(Sound(baseline)) if result.failures] == []
 
 
-def test_a_baseline_that_is_far_off_on_an_input_excuses_nobody_there(references):
+def test_a_baseline_that_is_far_off_on_an_input_proves_nothing_there(references):
     golden, baseline = references
 
     class Broken:

@@ -422,6 +422,16 @@ def test_malformed_output_fails_at_every_batch_size(spoil, message):
     assert not result.passed
 
 
+def test_shape_that_the_metadata_claims_but_the_model_does_not_have_fails():
+    artifact = Fake(golden_table(), spoil=lambda o: {**o, "capsules": o["capsules"][..., :1]})
+    specs = artifact.metadata.outputs
+    claimed = (specs[0], TensorSpec("capsules", "float32", ("batch", 3, 1)))
+    artifact.metadata = dataclasses.replace(artifact.metadata, outputs=claimed)
+    result = judge_tables(artifact)
+    assert "batch 4: capsules has shape [4, 3, 1], expected [4, 3, 2]" in result.failures
+    assert not result.passed
+
+
 def test_missing_image_fails():
     result = judge_tables(
         Fake(golden_table(), spoil=lambda outputs: {k: v[:1] for k, v in outputs.items()})
@@ -505,7 +515,7 @@ def test_flip_fails_where_the_gap_is_larger_than_the_error():
     assert result.flips == {2: 0.125}
     assert result.failures == tuple(
         f"batch {size}: image 2 changes its class, although the golden gap between "
-        "its two longest capsules, 0.125, is not below the error, 0.0938"
+        "its two largest lengths, 0.125, is not below the error, 0.0938"
         for size in (1, 2, 3, 4)
     )
 
