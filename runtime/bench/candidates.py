@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 Call = Callable[[], object]
+_Network = Callable[["torch.Tensor"], Sequence["torch.Tensor"]]
 
 _CLASSIFIER = OUTPUT_NAMES[:2]  # what the forward pass of a readable network gives
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -185,8 +186,11 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
                 f"{self.path} is no artifact, so the shapes of its buffers are not known; "
                 "time it without resident and cuda_graphs"
             )
-        if self.cuda_graphs and device != "cuda":
-            raise ArtifactError(f"CUDA graphs need every node on CUDA, {self.path} has {device}")
+        if device != "cuda" and (self.cuda_graphs or device != "cpu"):
+            raise ArtifactError(
+                f"CUDA graphs and buffers on the device need every node there, {self.path} has "
+                f"them on {device}; time it without resident and cuda_graphs"
+            )
         graphs = itertools.count(1)
 
         @functools.cache
@@ -226,7 +230,7 @@ class TorchCandidate(Candidate):
     resident: bool = field(default=False, kw_only=True)
 
     @abstractmethod
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         """The network on that device: images to the outputs of a classifier."""
 
     def open(self, device: Device, threads: int) -> Opened:
@@ -272,7 +276,7 @@ class TorchCandidate(Candidate):
 class Eager(TorchCandidate, kind="eager"):
     """The readable model of a checkpoint, eagerly in torch; all of it in its ``precision``."""
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         from capsnet.checkpoint import load_checkpoint
 
         model = load_checkpoint(self.path).requires_grad_(False)
@@ -300,23 +304,24 @@ class Compiled(Eager, kind="compile"):
 
     mode: str = field(default="default", kw_only=True)
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         import torch
 
-        return torch.compile(super().load(device), mode=self.mode)
+        network: _Network = torch.compile(super().load(device), mode=self.mode)
+        return network
 
 
 @dataclass(frozen=True)
 class PlainTorchScript(TorchCandidate, kind="torchscript"):
     """A TorchScript file of a classifier, as a user opens it in torch."""
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         import torch
 
         with warnings.catch_warnings():
             notice = r"`torch\.jit\.load` is deprecated"
             warnings.filterwarnings("ignore", notice, DeprecationWarning)
-            network: Any = torch.jit.load(self.path, map_location=device)
+            network: _Network = torch.jit.load(self.path, map_location=device)
         return network
 
 
