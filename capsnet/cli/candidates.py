@@ -51,11 +51,12 @@ class Artifact:
         Args:
             model: the network.
             path: the file to write.
-            calibration: images that a precision is calibrated with.
+            calibration: images for a precision that is calibrated.
         """
         from capsnet.export.lower import lower
 
-        options: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
+        calibrated = PRECISIONS[self.precision].calibrated
+        options: dict[str, Any] = {"calibration": calibration} if calibrated else {}
         lowered = lower(model, precision=self.precision, **self.forms)  # type: ignore[arg-type]
         FORMATS[self.format].export(lowered, path, **options)
 
@@ -92,7 +93,7 @@ class BuiltIn:
             model: the network.
             checkpoint: that it comes from.
             folder: for the file.
-            calibration: images that a precision is calibrated with.
+            calibration: images for a precision that is calibrated.
         """
         path = checkpoint if self.exported is None else folder / self.name
         if isinstance(self.exported, Artifact):

@@ -596,6 +596,29 @@ def test_command_checks_that_it_can_draw_before_it_starts(folder, tmp_path, caps
     assert not any(tmp_path.iterdir())
 
 
+def test_command_adds_precisions_and_counts_right_classes(folder, tmp_path, monkeypatch, capsys):
+    from capsnet.runtime.proof import verification
+
+    golden, _ = references()
+    labels = golden.run(IMAGES, ("lengths",))["lengths"].argmax(-1)
+    labels[0] += 1
+    np.save(tmp_path / "many.npy", random_images(SMALL, 32))
+    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, labels))
+    code = bench(
+        folder,
+        *("--precision", "fp16", "--precision", "int8", "--calibrate", tmp_path / "many.npy"),
+        *("--candidate", "onnx", "--batch", "2", "--rounds", "7", "--json", tmp_path / "out.json"),
+    )
+    document = json.loads((tmp_path / "out.json").read_text())
+    found = {result["candidate"]: result for result in document["results"]}
+    assert list(found) == ["eager", "onnx", "onnx-fp16", "onnx-int8"]
+    failures = {name for name, result in found.items() if result["failure"]}
+    assert code == bool(failures)
+    assert failures <= {"onnx-int8"}  # random weights leave no room for 8 bits
+    assert {found[name]["accuracy"] for name in found.keys() - failures} == {5 / 6}
+    assert "accuracy" in capsys.readouterr().out
+
+
 def test_command_times_each_part(folder, own_images, tmp_path):
     for part, names in (("routing", ["onnx-naive", "onnx"]), ("training", ["literal", "trainer"])):
         options = ("--part", part, "--candidate", names[1], "--batch", "2", "--rounds", "7")
