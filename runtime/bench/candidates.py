@@ -165,22 +165,24 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
         names = tuple(value.name for value in session.get_outputs())
         document = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         metadata = None if document is None else ArtifactMetadata.from_json(document)
-        opened = functools.partial(Opened, device=_device_of(session), metadata=metadata)
+        where = _device_of(session)
         if self.resident or self.cuda_graphs:
-            return self._open_bound(session, opened)
+            return self._open_bound(session, where, metadata)
 
         def run(images: Images) -> Arrays:
             return dict(zip(names, session.run(names, {given.name: images}), strict=True))
 
-        return opened(run, outputs=names)
+        return Opened(run, where, metadata, names)
 
     def _open_bound(
-        self, session: "onnxruntime.InferenceSession", opened: functools.partial[Opened]
+        self,
+        session: "onnxruntime.InferenceSession",
+        device: str,
+        metadata: ArtifactMetadata | None,
     ) -> Opened:
         """On buffers on the device, one for each batch size."""
         from capsnet.runtime.sessions.bound import BoundBatch
 
-        device, metadata = opened.keywords["device"], opened.keywords["metadata"]
         if metadata is None:
             raise ArtifactError(
                 f"{self.path} is no artifact, so the shapes of its buffers are not known; "
@@ -209,7 +211,7 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
             bound.write(images)
             return bound.run
 
-        return opened(run, resident=resident if self.resident else None)
+        return Opened(run, device, metadata, resident=resident if self.resident else None)
 
 
 def _device_of(session: "onnxruntime.InferenceSession") -> str:
