@@ -238,7 +238,7 @@ class TorchCandidate(Candidate):
     def open(self, device: Device, threads: int) -> Opened:
         import torch
 
-        device = _prepare_torch(device, threads)
+        device = _prepare_torch(device, threads, self.path)
         network = self.load(device)
         dtype = self.input_dtype()
 
@@ -343,7 +343,7 @@ class TrainingStep(Candidate, kind="training"):
         from capsnet.checkpoint import load_checkpoint
         from capsnet.training.step import encode, reuse_freed_memory, training_step
 
-        device = _prepare_torch(device, threads)
+        device = _prepare_torch(device, threads, self.path)
         model = load_checkpoint(self.path).to(device).train()
         if self.encoder == "trainer":
             reuse_freed_memory()
@@ -359,13 +359,13 @@ class TrainingStep(Candidate, kind="training"):
         return Opened(step, device, outputs=("loss",))
 
 
-def _prepare_torch(device: Device, threads: int) -> Literal["cpu", "cuda"]:
+def _prepare_torch(device: Device, threads: int, path: Path) -> Literal["cpu", "cuda"]:
     """Settings of torch for this process, and the device to take."""
     import torch
+
+    from capsnet.device import choose_device, why_torch_has_no_cuda
 
     torch.set_num_threads(threads)
     # The numbers that are proven are those of float32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return choose_device(device, why_torch_has_no_cuda(), path).device
