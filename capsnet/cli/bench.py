@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from capsnet.runtime.bench.candidates import Candidate
     from capsnet.runtime.bench.harness import Result, Settings
     from capsnet.runtime.bench.profile import Profile
+    from capsnet.runtime.sessions.base import Images
 
 __all__ = ["bench_command"]
 
@@ -183,8 +184,6 @@ def _measured(
     from capsnet.checkpoint import load_checkpoint
     from capsnet.data.calibration import calibration_images
     from capsnet.runtime.bench.candidates import Artifact
-    from capsnet.runtime.proof.images import load_images
-    from capsnet.runtime.proof.request import Request
     from capsnet.runtime.sessions.opening import artifact_format
 
     formats = {path: artifact_format(path) for path in asked.artifacts}  # an error, if it is none
@@ -193,8 +192,7 @@ def _measured(
     calibration = (
         calibration_images(asked.calibrate, model.config.image_shape) if calibrated else None
     )
-    request = Request(asked.checkpoint, asked.images, _BENCH_IMAGES)
-    _, images, _ = load_images(request, model.config, "")
+    images, _ = _images(asked, model, _BENCH_IMAGES)
     with tempfile.TemporaryDirectory() as name:
         candidates = [
             row.make(model, asked.checkpoint, Path(name), calibration) for row in rows
@@ -213,7 +211,7 @@ def _measured(
 def _benchmark(
     asked: _Asked,
     model: "CapsNet",
-    images: "npt.NDArray[np.float32]",
+    images: "Images",
     candidates: "Sequence[Any]",
     settings: "Settings",
 ) -> "tuple[Result, ...]":
@@ -234,24 +232,29 @@ def _benchmark(
     return benchmark_encoder(candidates, *references, images, settings, scored=scored)
 
 
-def _labelled(
-    asked: _Asked, model: "CapsNet"
-) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None":
+def _labelled(asked: _Asked, model: "CapsNet") -> "tuple[Images, npt.NDArray[np.int64]] | None":
     """Images with labels; None, and a note, where no labels are known."""
-    from capsnet.files import file_sha256
-    from capsnet.runtime.proof.images import load_images
-    from capsnet.runtime.proof.request import Request
-
-    request = Request(asked.checkpoint, asked.images, _SCORED_IMAGES)
-    _, images, labels = load_images(request, model.config, file_sha256(asked.checkpoint))
+    images, labels = _images(asked, model, _SCORED_IMAGES)
     if labels is None:
         click.echo("note: no labels are known for these images, so no accuracies", err=True)
         return None
     return images, labels
 
 
+def _images(
+    asked: _Asked, model: "CapsNet", samples: int
+) -> "tuple[Images, npt.NDArray[np.int64] | None]":
+    """The images that were asked for, and their labels where they are known."""
+    from capsnet.files import file_sha256
+    from capsnet.runtime.proof.verification import Request, load_images
+
+    request = Request(asked.checkpoint, asked.images, samples)
+    _, images, labels = load_images(request, model.config, file_sha256(asked.checkpoint))
+    return images, labels
+
+
 def _profiles(
-    candidates: "Sequence[Candidate]", images: "npt.NDArray[np.float32]", settings: "Settings"
+    candidates: "Sequence[Candidate]", images: "Images", settings: "Settings"
 ) -> "list[Profile]":
     from capsnet.runtime.bench.profile import profile_onnx
 

@@ -53,15 +53,17 @@ class Artifact:
         Args:
             model: the network.
             path: the file to write.
-            calibration: images that a precision is calibrated with.
+            calibration: images for a precision that is calibrated.
         """
         from capsnet.export.lower import lower
         from capsnet.export.options import ExportOptions
 
+        calibrated = PRECISIONS[self.precision].calibrated
         lowered = lower(
             model, precision=self.precision, forms=self.forms, as_written=self.as_written
         )
-        FORMATS[self.format].export(lowered, path, ExportOptions(calibration=calibration))
+        options = ExportOptions(calibration=calibration if calibrated else None)
+        FORMATS[self.format].export(lowered, path, options)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class BuiltIn:
             model: the network.
             checkpoint: that it comes from.
             folder: for the file.
-            calibration: images that a precision is calibrated with.
+            calibration: images for a precision that is calibrated.
         """
         path = checkpoint
         if self.exported is not None:

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 Call = Callable[[], object]
+_Network = Callable[["torch.Tensor"], Sequence["torch.Tensor"]]
 
 _CLASSIFIER = OUTPUT_NAMES[:2]  # what the forward pass of a readable network gives
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -164,29 +165,34 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
         names = tuple(value.name for value in session.get_outputs())
         document = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         metadata = None if document is None else ArtifactMetadata.from_json(document)
-        opened = functools.partial(Opened, device=_device_of(session), metadata=metadata)
+        where = _device_of(session)
         if self.resident or self.cuda_graphs:
-            return self._open_bound(session, opened)
+            return self._open_bound(session, where, metadata)
 
         def run(images: Images) -> Arrays:
             return dict(zip(names, session.run(names, {given.name: images}), strict=True))
 
-        return opened(run, outputs=names)
+        return Opened(run, where, metadata, names)
 
     def _open_bound(
-        self, session: "onnxruntime.InferenceSession", opened: functools.partial[Opened]
+        self,
+        session: "onnxruntime.InferenceSession",
+        device: str,
+        metadata: ArtifactMetadata | None,
     ) -> Opened:
         """On buffers on the device, one for each batch size."""
         from capsnet.runtime.sessions.bound import BoundBatch
 
-        device, metadata = opened.keywords["device"], opened.keywords["metadata"]
         if metadata is None:
             raise ArtifactError(
                 f"{self.path} is no artifact, so the shapes of its buffers are not known; "
                 "time it without resident and cuda_graphs"
             )
-        if self.cuda_graphs and device != "cuda":
-            raise ArtifactError(f"CUDA graphs need every node on CUDA, {self.path} has {device}")
+        if device != "cuda" and (self.cuda_graphs or device != "cpu"):
+            raise ArtifactError(
+                f"CUDA graphs and buffers on the device need every node there, {self.path} has "
+                f"them on {device}; time it without resident and cuda_graphs"
+            )
         graphs = itertools.count(1)
 
         @functools.cache
@@ -205,7 +211,7 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
             bound.write(images)
             return bound.run
 
-        return opened(run, resident=resident if self.resident else None)
+        return Opened(run, device, metadata, resident=resident if self.resident else None)
 
 
 def _device_of(session: "onnxruntime.InferenceSession") -> str:
@@ -226,13 +232,13 @@ class TorchCandidate(Candidate):
     resident: bool = field(default=False, kw_only=True)
 
     @abstractmethod
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         """The network on that device: images to the outputs of a classifier."""
 
     def open(self, device: Device, threads: int) -> Opened:
         import torch
 
-        device = _prepare_torch(device, threads)
+        device = _prepare_torch(device, threads, self.path)
         network = self.load(device)
         dtype = self.input_dtype()
 
@@ -272,7 +278,7 @@ class TorchCandidate(Candidate):
 class Eager(TorchCandidate, kind="eager"):
     """The readable model of a checkpoint, eagerly in torch; all of it in its ``precision``."""
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         from capsnet.checkpoint import load_checkpoint
 
         model = load_checkpoint(self.path).requires_grad_(False)
@@ -300,23 +306,24 @@ class Compiled(Eager, kind="compile"):
 
     mode: str = field(default="default", kw_only=True)
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         import torch
 
-        return torch.compile(super().load(device), mode=self.mode)
+        network: _Network = torch.compile(super().load(device), mode=self.mode)
+        return network
 
 
 @dataclass(frozen=True)
 class PlainTorchScript(TorchCandidate, kind="torchscript"):
     """A TorchScript file of a classifier, as a user opens it in torch."""
 
-    def load(self, device: str) -> Callable[["torch.Tensor"], Sequence["torch.Tensor"]]:
+    def load(self, device: str) -> "_Network":
         import torch
 
         with warnings.catch_warnings():
             notice = r"`torch\.jit\.load` is deprecated"
             warnings.filterwarnings("ignore", notice, DeprecationWarning)
-            network: Any = torch.jit.load(self.path, map_location=device)
+            network: _Network = torch.jit.load(self.path, map_location=device)
         return network
 
 
@@ -336,7 +343,7 @@ class TrainingStep(Candidate, kind="training"):
         from capsnet.checkpoint import load_checkpoint
         from capsnet.training.step import encode, reuse_freed_memory, training_step
 
-        device = _prepare_torch(device, threads)
+        device = _prepare_torch(device, threads, self.path)
         model = load_checkpoint(self.path).to(device).train()
         if self.encoder == "trainer":
             reuse_freed_memory()
@@ -352,13 +359,13 @@ class TrainingStep(Candidate, kind="training"):
         return Opened(step, device, outputs=("loss",))
 
 
-def _prepare_torch(device: Device, threads: int) -> Literal["cpu", "cuda"]:
+def _prepare_torch(device: Device, threads: int, path: Path) -> Literal["cpu", "cuda"]:
     """Settings of torch for this process, and the device to take."""
     import torch
+
+    from capsnet.device import choose_device, why_torch_has_no_cuda
 
     torch.set_num_threads(threads)
     # The numbers that are proven are those of float32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    return choose_device(device, why_torch_has_no_cuda(), path).device

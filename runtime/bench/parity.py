@@ -27,7 +27,7 @@ class _Interface:
     fixed_batch: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Judged:
     """A candidate as parity judges it."""
 

@@ -2,9 +2,11 @@
 
 import csv
 import importlib.util
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,7 +14,9 @@ from capsnet.errors import DeviceError
 from capsnet.runtime.bench.harness import Result
 from capsnet.runtime.bench.statistics import Ratio
 
-__all__ = ["bench_table", "check_plot", "draw_plot", "write_csv"]
+__all__ = ["bench_table", "check_plot", "draw_plot", "tables_as_markdown", "write_csv"]
+
+_PAGE_WIDTH = 200  # columns
 
 
 def bench_table(results: Sequence[Result]) -> Table:
@@ -50,6 +54,14 @@ def bench_table(results: Sequence[Result]) -> Table:
             *([f"{(result.device_bytes or 0) / 1e6:.0f}"] if on_gpu else []),
         )
     return table
+
+
+def tables_as_markdown(titled: Mapping[str, Sequence[Result]]) -> str:
+    """The tables of several benchmarks, each under its title, as a block of Markdown."""
+    console = Console(width=_PAGE_WIDTH, file=io.StringIO(), record=True)
+    for title, results in titled.items():
+        console.print(f"{title}\n", bench_table(results), "")
+    return "".join(f"    {line}".rstrip() + "\n" for line in console.export_text().splitlines())
 
 
 def _share(accuracy: float | None) -> str:

@@ -72,10 +72,14 @@ class _Server:
         )
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        operations = {"run": self._run, "prepare": self._prepare, "time": self._time}
+        operations: dict[str, Callable[..., dict[str, Any]]] = {
+            "run": self._run,
+            "prepare": self._prepare,
+            "time": self._time,
+        }
         with self._counting():
             answer = _guarded(operations[request.pop("op")], **request)
-        return answer | {"device_bytes": self._device_bytes}
+        return {**answer, "device_bytes": self._device_bytes}
 
     def _run(self, images: str, outputs: str) -> dict[str, Any]:
         np.savez(outputs, **self._opened.run(np.load(images)))  # type: ignore[arg-type]

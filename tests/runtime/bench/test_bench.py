@@ -400,7 +400,7 @@ def test_call_on_the_device_computes_on_the_images_that_were_put_there(folder, k
 
 def test_cuda_graphs_are_refused_on_the_cpu(folder):
     [result] = run([PlainOnnx("graphs", folder / "model.onnx", cuda_graphs=True)], 1)
-    assert "CUDA graphs need every node on CUDA" in result.failure
+    assert "need every node there" in result.failure
 
 
 def test_half_precision_is_judged_by_its_own_budget(folder, tmp_path):
@@ -594,6 +594,29 @@ def test_command_checks_that_it_can_draw_before_it_starts(folder, tmp_path, caps
     assert bench(folder, "--candidate", "eager", "--plot", tmp_path / "speed.png") == 3
     assert 'pip install "capsnet-export[plot]"' in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_command_adds_precisions_and_counts_right_classes(folder, tmp_path, monkeypatch, capsys):
+    from capsnet.runtime.proof import verification
+
+    golden, _ = references()
+    labels = golden.run(IMAGES, ("lengths",))["lengths"].argmax(-1)
+    labels[0] += 1
+    np.save(tmp_path / "many.npy", random_images(SMALL, 32))
+    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, labels))
+    code = bench(
+        folder,
+        *("--precision", "fp16", "--precision", "int8", "--calibrate", tmp_path / "many.npy"),
+        *("--candidate", "onnx", "--batch", "2", "--rounds", "7", "--json", tmp_path / "out.json"),
+    )
+    document = json.loads((tmp_path / "out.json").read_text())
+    found = {result["candidate"]: result for result in document["results"]}
+    assert list(found) == ["eager", "onnx", "onnx-fp16", "onnx-int8"]
+    failures = {name for name, result in found.items() if result["failure"]}
+    assert code == bool(failures)
+    assert failures <= {"onnx-int8"}  # random weights leave no room for 8 bits
+    assert {found[name]["accuracy"] for name in found.keys() - failures} == {5 / 6}
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_command_times_each_part(folder, own_images, tmp_path):

@@ -11,11 +11,11 @@ ROUNDS, CALLS = 9, 20
 def timings(seconds, noise, drift, seed):
     """Rounds of calls of two candidates on a machine that drifts, with outliers above."""
     random = np.random.default_rng(seed)
-    mood = np.exp(drift * np.cumsum(random.normal(size=ROUNDS)))
+    load = np.exp(drift * np.cumsum(random.normal(size=ROUNDS)))
 
     def candidate(slowdown):
         calls = (
-            seconds * slowdown * mood[:, None] * np.exp(noise * random.normal(size=(ROUNDS, CALLS)))
+            seconds * slowdown * load[:, None] * np.exp(noise * random.normal(size=(ROUNDS, CALLS)))
         )
         calls[random.random(calls.shape) < 0.03] *= 3
         return calls.tolist()
