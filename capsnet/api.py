@@ -278,7 +278,7 @@ def _finish(file: StagedFile, target: Path, facts: ArtifactFile, proof: Proof | 
         file.commit()
         certificate_path(target).unlink(missing_ok=True)  # of the file that was replaced
         return Exported(target, facts, None)
-    proof = Proof(proof.certificate.renamed(target.name), proof.details)
+    proof = proof.renamed(target.name)
     if proof.certificate.passed:
         file.commit()
         write_certificate(proof.certificate, target)
@@ -428,7 +428,8 @@ def prove(artifact: Path, request: Request, *, in_process: bool = False) -> Proo
 
         proof = prove_here(artifact, request)
     else:
-        with FreshProcess(request) as judge:
+        # What is wrong with the file or the device is an error before the reference is computed.
+        with FreshProcess(request, prepare=False) as judge:
             judge.submit(artifact)
             [proof] = judge.proofs()
     write_certificate(proof.certificate, artifact)

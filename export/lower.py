@@ -65,6 +65,7 @@ class LoweredCapsNet(nn.Module):
         capsules = image
         for layer in self.parts().values():
             capsules = layer(_cast(capsules, layer.computes_in))
+        capsules = layer.layout.to_readable(capsules)
         lengths = torch.linalg.vector_norm(capsules, dim=-1)
         if self.decoder is None:
             return lengths, capsules

@@ -23,7 +23,7 @@ def lively() -> Callable[[CapsNetConfig], CapsNet]:
         model = CapsNet(config).double()
         with torch.no_grad():
             for layer in model.capsule_layers:
-                layer.weight *= 10 if config.primary_activation == "squash" else 100
+                layer.weight *= 10 if config.primary.activation == "squash" else 100
         return model
 
     return build

@@ -148,7 +148,7 @@ def test_a_new_kind_of_layer_is_exported_and_proven(trained, tmp_path, file):
 @pytest.mark.parametrize(
     ("weight", "stage"),
     [
-        ("stem.as_written.weight", "stem"),
+        ("stem.conv.weight", "stem"),
         ("layer0.as_written.weight", "layer0"),
         ("layer1.weight", "layer1.iteration1.inputs"),
     ],

@@ -8,7 +8,7 @@ from support.networks import altered
 
 from capsnet.config import preset
 from capsnet.layers.dynamic import DynamicConfig
-from capsnet.model import CapsNet, CapsuleLayer
+from capsnet.model import CapsNet
 from capsnet.presets import PRESETS
 
 TINY = preset("tiny")
@@ -34,10 +34,10 @@ def by_the_oracle(model, images):
     config = model.config
     hidden = oracle.conv2d(images, state["stem.weight"], state["stem.bias"], 1)
     maps = oracle.conv2d(
-        np.maximum(hidden, 0), state["primary.weight"], state["primary.bias"], config.primary_stride
+        np.maximum(hidden, 0), state["primary.weight"], state["primary.bias"], config.primary.stride
     )
-    capsules = oracle.primary_capsules(maps, config.primary_dim)
-    squashed = config.primary_activation == "squash"
+    capsules = oracle.primary_capsules(maps, config.primary.dim)
+    squashed = config.primary.activation == "squash"
     capsules = oracle.squash(capsules) if squashed else capsules * 0.01
     for index, layer in enumerate(config.capsule_layers):
         weight = state[f"capsule_layers.{index}.weight"]
@@ -66,7 +66,7 @@ def test_shapes(config):
     assert lengths.shape == (2, config.classes)
     assert capsules.shape == (2, config.classes, config.class_dim)
     assert reconstructions.shape == images.shape
-    assert model.capsule_layers[0].weight.shape[0] == config.primary_capsules
+    assert model.capsule_layers[0].weight.shape[:2] == config.shapes[2]
 
 
 @small
@@ -75,7 +75,7 @@ def test_lengths_are_probabilities_and_pixels_are_grey_values(config, lively):
     lengths, capsules = model(images)
     assert (lengths > 0).all()
     assert (lengths < 1).all()
-    if config.decoder_sizes:
+    if config.decoder:
         pixels = model.reconstruct(capsules, lengths.argmax(-1))
         assert (pixels > 0).all()
         assert (pixels < 1).all()
@@ -104,7 +104,7 @@ def test_outputs_and_gradients_are_finite_in_every_type(config, dtype, pixel):
     images = torch.full((2, *config.image_shape), pixel, dtype=dtype, requires_grad=True)
     lengths, capsules = model(images)
     outputs = [lengths, capsules]
-    if config.decoder_sizes:
+    if config.decoder:
         outputs.append(model.reconstruct(capsules, torch.tensor([0, 1])))
     sum(output.sum() for output in outputs).backward()
     for output in outputs:
@@ -129,7 +129,7 @@ def test_a_network_of_zeros_has_zero_capsules_and_finite_gradients(dtype):
 
 
 def test_votes_keep_the_variance_of_the_capsules_that_cast_them():
-    layer = CapsuleLayer(500, 8, DynamicConfig(10, 16))
+    layer = DynamicConfig(10, 16).build((500, 8))
     capsules = torch.randn(20, 500, 8)
     votes = torch.einsum("bid,idoh->bioh", capsules, layer.weight)
     assert votes.var().item() == pytest.approx(1, rel=0.05)

@@ -5,8 +5,9 @@ import shlex
 
 import numpy as np
 import pytest
-from support.artifacts import SMALL, onnx_bytes
+from support.artifacts import onnx_bytes
 from support.blocks import ROOT, python_blocks, run_blocks, run_python
+from support.networks import SMALL
 
 from capsnet.cli.main import cli
 

@@ -18,8 +18,9 @@ _KINDS = {"stem": "conv", "primary": "primary"}
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
-    """Whether the values are of that form."""
-    return not values.keys().isdisjoint([*_PLACES, "decoder_sizes"])
+    """Whether the values are of that form; a mixture with today's is of neither."""
+    flat = not values.keys().isdisjoint([*_PLACES, "decoder_sizes"])
+    return flat and values.keys().isdisjoint([*_KINDS, "decoder"])
 
 
 def from_flat(values: Mapping[str, Any]) -> dict[str, Any]:

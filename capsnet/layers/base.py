@@ -77,7 +77,7 @@ def require_positive(config: LayerConfig) -> None:
     """Raise ConfigError unless every number in a configuration is a positive integer."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.type is int and (type(value) is not int or value < 1):
+        if field.type in (int, "int") and (type(value) is not int or value < 1):
             raise ConfigError(
                 f"{config.kind}: {field.name} must be a positive integer, got {value!r}"
             )

@@ -137,8 +137,7 @@ def rewrite(layer: nn.Module, given: Given, options: Options) -> LoweredLayer:  
         options: what decides the form.
 
     Returns:
-        The lowered layer: by default the readable one. That of the last layer of a network must
-        give the readable layout.
+        The lowered layer: by default the readable one.
 
     Raises:
         ConfigError: if a form was asked for that does not fit the layer.

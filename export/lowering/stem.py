@@ -1,17 +1,30 @@
 """The stem for inference: the same convolution, which may compute in float16."""
 
-import torch
+import copy
 
-from capsnet.export.lowering.base import AsWritten, Given, LoweredLayer, Options, rewrite
+import torch
+from torch import Tensor
+
+from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrite
 from capsnet.layers.stem import ConvStem
 
 __all__ = ["LoweredStem"]
 
 
-class LoweredStem(AsWritten):
-    """A convolution and a ReLU, as they are written."""
+class LoweredStem(LoweredLayer):
+    """Images to features, as the readable layer computes them.
 
-    opaque = False
+    Args:
+        layer: the readable layer; it is copied.
+    """
+
+    def __init__(self, layer: ConvStem) -> None:
+        super().__init__()
+        self.conv = copy.deepcopy(layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.conv(images)
+        return features
 
     def in_half(self) -> None:
         self.half()
@@ -20,4 +33,4 @@ class LoweredStem(AsWritten):
 
 @rewrite.register
 def _stem(layer: ConvStem, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
-    return LoweredStem(layer, given.layout)
+    return LoweredStem(layer)

@@ -341,7 +341,8 @@ class TrainingStep(Candidate, kind="training"):
         import torch
 
         from capsnet.checkpoint import load_checkpoint
-        from capsnet.training.step import encode, reuse_freed_memory, training_step
+        from capsnet.training.forms import encode
+        from capsnet.training.step import reuse_freed_memory, training_step
 
         device = _prepare_torch(device, threads, self.path)
         model = load_checkpoint(self.path).to(device).train()

@@ -24,7 +24,6 @@ from capsnet.cli.main import cli, main
 from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256
-from capsnet.runtime.proof import fresh
 from capsnet.runtime.proof.proof import Prover
 
 
@@ -45,7 +44,7 @@ def quick(monkeypatch):
     """Verify in this process, and take the artifact from the cache where one is exported."""
     import capsnet.export.formats.onnx
 
-    def write(lowered, path, **options):
+    def write(lowered, path, options):
         from capsnet.artifact import ArtifactMetadata
 
         content = quick.content
@@ -54,7 +53,7 @@ def quick(monkeypatch):
 
     quick = SimpleNamespace(content=onnx_bytes())
     monkeypatch.setattr(capsnet.export.formats.onnx, "to_onnx", write)
-    monkeypatch.setattr(fresh, "FreshProcess", InThisProcess)
+    monkeypatch.setattr("capsnet.api.FreshProcess", InThisProcess)
     return quick
 
 
@@ -140,7 +139,7 @@ def test_export_without_verification_says_so_and_writes_no_certificate(folder, r
 
 def test_export_without_verification_leaves_no_certificate_of_other_bytes(folder, run, quick):
     run(*EXPORT, "--images", "images.npy", "--output", "out.onnx")
-    quick.content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    quick.content = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     assert run(*EXPORT, "--no-verify", "--output", "out.onnx").code == 0
     assert (folder / "out.onnx").read_bytes() == quick.content
     assert not (folder / "out.onnx.parity.json").exists()
@@ -154,7 +153,7 @@ def with_earlier_export(folder):
 
 def test_failed_verification_leaves_the_earlier_files_and_no_others(folder, run, quick):
     earlier = with_earlier_export(folder)
-    quick.content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    quick.content = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     result = run(*EXPORT, "--output", "out.onnx", "--images", "images.npy")
     assert result.code == 1
     assert "above the budget" in result.out
@@ -217,7 +216,7 @@ def test_formats_of_one_call_share_one_table(folder, run, quick):
 
 
 def test_formats_that_are_right_appear_beside_one_that_is_wrong(folder, run, quick):
-    quick.content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    quick.content = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     result = run("export", *FORMATS)
     assert result.code == 1
     assert "capsnet.onnx does not compute" in one_message(result)
@@ -284,11 +283,11 @@ NO_ROUTING = [{"capsules": 5, "dim": 6, "routing_iterations": 0}]
         (lambda folder: (folder / "model.safetensors").unlink(), "No such file"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "truncated or damaged"),
         (
-            lambda folder: save_with(folder, change=lambda t: t["stem.bias"].fill_(torch.nan)),
+            lambda folder: save_with(folder, change=lambda t: t["stem.conv.bias"].fill_(torch.nan)),
             "stem.bias holds NaN",
         ),
         (
-            lambda folder: save_with(folder, change=lambda t: t.pop("stem.bias")),
+            lambda folder: save_with(folder, change=lambda t: t.pop("stem.conv.bias")),
             "stem.bias is missing",
         ),
         (lambda folder: save_with(folder, image_shape=[1, 6, 6]), "no pixels are left"),
@@ -355,7 +354,7 @@ def test_verify_certifies_a_sound_artifact(folder, run, quick):
 
 
 def test_verify_certifies_that_a_wrong_artifact_is_wrong(folder, run, quick):
-    wrong = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    wrong = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     (folder / "model.onnx").write_bytes(wrong)
     result = run("verify", "model.onnx", *VERIFY)
     assert result.code == 1
@@ -366,7 +365,7 @@ def test_verify_certifies_that_a_wrong_artifact_is_wrong(folder, run, quick):
 
 
 def test_located_fault_is_named_on_the_terminal_and_in_the_json(folder, run, quick):
-    wrong = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    wrong = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     (folder / "model.onnx").write_bytes(wrong)
     result = run("verify", "model.onnx", *VERIFY, "--locate", "--json", "out.json")
     assert result.code == 1
@@ -405,7 +404,9 @@ def test_search_that_fails_leaves_the_verdict(folder, run, quick, monkeypatch):
         raise ArtifactError("no stages here")
 
     assert run("verify", "model.onnx", *VERIFY).code == 0
-    (folder / "model.onnx").write_bytes(edited(onnx_bytes(), with_weight("primary.bias", perturb)))
+    (folder / "model.onnx").write_bytes(
+        edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
+    )
     monkeypatch.setattr(capsnet.runtime.proof.locate, "onnx_stages", fail)
     assert run("verify", "model.onnx", *VERIFY, "--locate").code == 3
     assert json.loads((folder / "model.onnx.parity.json").read_text())["verdict"] == "fail"
@@ -413,7 +414,9 @@ def test_search_that_fails_leaves_the_verdict(folder, run, quick, monkeypatch):
 
 def test_fault_of_a_fixed_batch_size_is_located_with_fewer_images(folder, run, quick):
     content = onnx_bytes(batch=8)
-    (folder / "model.onnx").write_bytes(edited(content, with_weight("primary.bias", perturb)))
+    (folder / "model.onnx").write_bytes(
+        edited(content, with_weight("primary_capsules.conv.bias", perturb))
+    )
     result = run("verify", "model.onnx", *VERIFY, "--locate")
     assert "the fault is in stage primary_capsules" in result.out
 
@@ -435,7 +438,8 @@ def test_own_limit_tightens_the_budget(folder, run, quick):
 
 def test_own_limit_that_is_looser_than_the_budget_is_recorded(folder, run, quick):
     wrong = edited(
-        onnx_bytes(), with_weight("primary.bias", lambda w: w.reshape(-1).fill(w.flat[0]))
+        onnx_bytes(),
+        with_weight("primary_capsules.conv.bias", lambda w: w.reshape(-1).fill(w.flat[0])),
     )
     (folder / "model.onnx").write_bytes(wrong)
     assert run("verify", "model.onnx", *VERIFY).code == 1
@@ -447,7 +451,9 @@ def test_own_limit_that_is_looser_than_the_budget_is_recorded(folder, run, quick
 
 def test_report_is_written_for_a_failure_too(folder, run, quick):
     assert run("verify", "model.onnx", *VERIFY, "--report", "good.html").code == 0
-    (folder / "model.onnx").write_bytes(edited(onnx_bytes(), with_weight("stem.bias", perturb)))
+    (folder / "model.onnx").write_bytes(
+        edited(onnx_bytes(), with_weight("stem.conv.bias", perturb))
+    )
     assert run("verify", "model.onnx", *VERIFY, "--report", "bad.html").code == 1
     assert "computes the same numbers" in (folder / "good.html").read_text(encoding="utf-8")
     assert "computes WRONG numbers" in (folder / "bad.html").read_text(encoding="utf-8")
@@ -538,7 +544,9 @@ def test_certified_prediction_refuses_what_is_not_proven(folder, run, quick):
     assert "has no certificate" in one_message(result)
     assert run("verify", "model.onnx", *VERIFY).code == 0
     assert run(*predict).code == 0
-    (folder / "model.onnx").write_bytes(edited(onnx_bytes(), with_weight("stem.bias", perturb)))
+    (folder / "model.onnx").write_bytes(
+        edited(onnx_bytes(), with_weight("stem.conv.bias", perturb))
+    )
     result = run(*predict)
     assert (result.code, result.out) == (3, "")
     assert "belongs to other bytes" in one_message(result)
@@ -607,7 +615,7 @@ def test_json_file_holds_what_standard_output_would(folder, run, quick):
 
 
 def test_json_tells_of_a_failure_too(folder, run, quick):
-    quick.content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    quick.content = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     result = run(*EXPORT, "--images", "images.npy", "--json", "-")
     assert result.code == 1
     (document,) = json.loads(result.out)["artifacts"]
@@ -640,7 +648,7 @@ def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
     for name in (
         "capsnet.checkpoint.load_checkpoint",
         "capsnet.data.idx.load_split",
-        "capsnet.runtime.proof.verification.FreshProcess",
+        "capsnet.api.FreshProcess",
         "capsnet.runtime.sessions.opening.open_session",
     ):
         monkeypatch.setattr(name, work)
@@ -821,7 +829,7 @@ def test_errors_of_a_real_process_are_one_message_and_the_documented_code(folder
     usage = capsnet("export", "--format", "none", cwd=folder)
     assert usage.returncode == 2
     assert "Traceback" not in usage.stderr
-    wrong = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    wrong = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     (folder / "model.onnx").write_bytes(wrong)
     failed = capsnet("verify", "model.onnx", *VERIFY, "--in-process", cwd=folder)
     assert failed.returncode == 1

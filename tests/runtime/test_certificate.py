@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from support.artifacts import SMALL, onnx_bytes
+from support.artifacts import onnx_bytes
+from support.networks import SMALL
 from support.proof import fill_folder, verify
 
 from capsnet.documents import from_values

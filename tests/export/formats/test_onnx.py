@@ -18,11 +18,15 @@ from onnx.reference import ReferenceEvaluator
 from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, parsed
 from support.networks import SMALL, TINY, altered, lively_model, random_images, with_layers
 
-from capsnet.artifact import ArtifactMetadata
+from capsnet.artifact import COUPLINGS, ArtifactMetadata
+from capsnet.config import CapsNetConfig
 from capsnet.errors import ExportError
-from capsnet.export.formats.onnx import DEFAULT_OPSET, OPSETS, to_onnx
+from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
+from capsnet.export.options import ExportOptions
+from capsnet.formats import DEFAULT_OPSET, OPSETS
 from capsnet.layers.dense_routing import ROUTINGS
+from capsnet.stages import record_stages
 
 ALL = ("lengths", "capsules", "reconstruction")
 SQUASHED = altered(TINY, primary_activation="squash")
@@ -80,7 +84,7 @@ def test_artifact_equals_the_readable_model_in_float64(config, reconstruction, r
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_artifact_of_every_routing_equals_the_readable_model(routing, run):
     content = onnx_bytes(SMALL, routing=routing)
-    assert metadata_of(content)["routing"] == routing
+    assert metadata_of(content)["forms"]["routing"] == routing
     images = random_images(SMALL, 3)
     assert_golden(SMALL, run(content, images, ALL[:2]), images)
 
@@ -108,7 +112,8 @@ def test_file_of_a_fixed_batch_size_takes_that_size(batch):
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_is_the_one_asked_for_and_runs(opset):
     content = onnx_bytes(ONCE if opset not in (18, 23) else SMALL, opset=opset)
-    config = ArtifactMetadata.from_json(json.dumps(metadata_of(content))).config
+    document = ArtifactMetadata.from_json(json.dumps(metadata_of(content)))
+    config = CapsNetConfig.from_dict(document.config)
     imported = [(part.domain, part.version) for part in parsed(content).opset_import]
     assert imported == [("", opset)]
     assert metadata_of(content)["opset"] == opset
@@ -124,9 +129,8 @@ def test_opsets_are_those_of_the_documentation():
 def test_every_stage_computes_what_the_lowered_network_computes_there():
     images = random_images(STACK, 3)
     with torch.no_grad():
-        stages = lower(lively_model(STACK).double(), reconstruction=True).stages(
-            torch.from_numpy(images).double()
-        )
+        lowered = lower(lively_model(STACK).double(), reconstruction=True)
+        stages = record_stages(lowered, torch.from_numpy(images).double())
 
     def output_all(model):
         known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
@@ -156,23 +160,27 @@ def test_inputs_and_outputs_have_the_contract_s_names_order_and_types(reconstruc
     ]
 
 
+def claim(what, couplings):
+    """What the metadata says of the routing of a graph with so many softmaxes."""
+    return {"what": what, "operators": list(COUPLINGS), "least": couplings, "most": couplings}
+
+
 def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
     config = ONCE
-    returned = to_onnx(
-        lower(lively_model(config)), tmp_path / "a.onnx", batch=2, checkpoint_sha256="ab" * 32
-    )
+    options = ExportOptions(batch=2, checkpoint_sha256="ab" * 32)
+    returned = to_onnx(lower(lively_model(config)), tmp_path / "a.onnx", options)
     content = (tmp_path / "a.onnx").read_bytes()
     model = parsed(content)
     assert metadata_of(content) == {
-        "schema_version": 1,
+        "schema_version": 2,
         "toolkit_version": version("capsnet-export"),
         "exporter": "torch.onnx",
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxscript")},
         "checkpoint_sha256": "ab" * 32,
         "config": json.loads(config.to_json()),
-        "routing": "projected",
-        "routing_iterations": [1],
-        "convolution": "direct",
+        "forms": {"routing": "projected", "convolution": "direct"},
+        "decision": "lengths",
+        "claims": [claim("routing by 1 iterations", 0)],
         "precision": "fp32",
         "inputs": [{"name": "image", "dtype": "float32", "shape": [2, 1, 12, 12]}],
         "outputs": [
@@ -186,8 +194,11 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
     assert [prop.key for prop in model.metadata_props] == ["capsnet"]
 
 
-def test_metadata_lists_the_iterations_of_every_layer():
-    assert metadata_of(onnx_bytes(STACK, reconstruction=True))["routing_iterations"] == [2, 3]
+def test_metadata_claims_the_iterations_of_every_layer():
+    metadata = metadata_of(onnx_bytes(STACK, reconstruction=True))
+    assert metadata["claims"] == [claim("routing by 2 iterations, routing by 3 iterations", 1 + 2)]
+    layers = metadata["config"]["capsule_layers"]
+    assert [layer["routing_iterations"] for layer in layers] == [2, 3]
 
 
 # The graph
@@ -195,9 +206,8 @@ def test_metadata_lists_the_iterations_of_every_layer():
 
 @pytest.mark.parametrize("config", [TINY, STACK], ids=["tiny", "stack"])
 def test_nodes_are_named_after_their_stage_and_operator(config):
-    stages = lower(lively_model(config), reconstruction=True).stages(
-        torch.from_numpy(random_images(config, 2))
-    )
+    lowered = lower(lively_model(config), reconstruction=True)
+    stages = record_stages(lowered, torch.from_numpy(random_images(config, 2)))
     nodes = parsed(onnx_bytes(config, reconstruction=True)).graph.node
     for node in nodes:
         stage, _, rest = node.name.rpartition("/")
@@ -208,9 +218,8 @@ def test_nodes_are_named_after_their_stage_and_operator(config):
 
 @pytest.mark.parametrize("config", [TINY, STACK], ids=["tiny", "stack"])
 def test_stages_keep_their_names_in_the_graph(config):
-    stages = lower(lively_model(config), reconstruction=True).stages(
-        torch.from_numpy(random_images(config, 2))
-    )
+    lowered = lower(lively_model(config), reconstruction=True)
+    stages = record_stages(lowered, torch.from_numpy(random_images(config, 2)))
     model = parsed(onnx_bytes(config, reconstruction=True))
     produced = {name: node.name for node in model.graph.node for name in node.output}
     assert set(stages) <= produced.keys()
@@ -232,7 +241,12 @@ def test_routing_iterations_can_be_counted_in_the_graph(config, expected):
 def test_weights_are_inside_the_file_and_named_after_the_network():
     model = parsed(onnx_bytes(TINY, reconstruction=True))
     names = {tensor.name for tensor in model.graph.initializer}
-    assert {"stem.weight", "stem.bias", "primary.weight", "primary.bias"} <= names
+    assert {
+        *(f"stem.conv.{part}" for part in ("weight", "bias")),
+        *(f"primary_capsules.conv.{part}" for part in ("weight", "bias")),
+        "layer0.weight",
+        "decoder.1.weight",
+    } <= names
     assert not [t.name for t in model.graph.initializer if t.external_data or t.data_location]
     assert not model.functions
     weights = sum(len(t.raw_data) for t in model.graph.initializer)
@@ -249,10 +263,11 @@ socket.gethostname = platform.node = lambda: "zaphod-host"
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
+from support.networks import SMALL, lively_model
 torch.set_num_threads(1)
 from capsnet.export.lower import lower
 from capsnet.export.formats.onnx import to_onnx
-lowered = lower(lively_model(SMALL), reconstruction=True, convolution="winograd")
+lowered = lower(lively_model(SMALL), reconstruction=True, forms={"convolution": "winograd"})
 to_onnx(lowered, Path("model.onnx"))
 """
 
@@ -366,7 +381,7 @@ def test_failure_of_the_exporter_without_a_word_is_an_export_error(tmp_path, mon
 
 def exporter_giving(damage):
     """A ``torch.onnx.export`` that gives a sound graph after ``damage`` has changed it."""
-    stages = lower(lively_model(SMALL)).stages(torch.from_numpy(random_images(SMALL, 2)))
+    stages = record_stages(lower(lively_model(SMALL)), torch.from_numpy(random_images(SMALL, 2)))
     model = parsed(onnx_bytes(SMALL))
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     model.graph.ClearField("output")

@@ -18,6 +18,7 @@ from capsnet.errors import ArtifactError, DeviceError
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
+from capsnet.export.options import ExportOptions
 from capsnet.runtime.sessions.opening import artifact_format, open_session
 
 EXPORTERS = {"torchscript": to_torchscript, "pt2": to_exported_program}
@@ -25,8 +26,8 @@ NAMES = ("lengths", "capsules", "reconstruction")
 
 
 def export(kind, path, config=SMALL, **options):
-    lowered = lower(lively_model(config), reconstruction=True, convolution="winograd")
-    EXPORTERS[kind](lowered, path, **options)
+    lowered = lower(lively_model(config), reconstruction=True, forms={"convolution": "winograd"})
+    EXPORTERS[kind](lowered, path, ExportOptions(**options))
     return path
 
 

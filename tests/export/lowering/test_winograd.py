@@ -14,17 +14,27 @@ from torch import nn
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
 from capsnet.cli.main import main
-from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
 from capsnet.export.lowering.winograd import WinogradConv2d, arithmetic_left, tile_rows, toom_cook
+from capsnet.export.options import ExportOptions
 from capsnet.model import CapsNet
 from capsnet.runtime.bench.profile import floating_point_operations
 from capsnet.runtime.proof.locate import locate, onnx_stages
 from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.sessions.opening import open_session
+
+FIVE_ROWS = network(
+    image_shape=(1, 16, 12),
+    stem_channels=4,
+    stem_kernel=5,
+    primary_groups=2,
+    primary_dim=4,
+    primary_kernel=3,
+)
+"""A network whose primary convolution has rows that no tile divides."""
 
 # The transforms
 
@@ -114,21 +124,22 @@ def test_convolution_without_a_tile_is_refused():
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     path = tmp_path_factory.mktemp("winograd") / "model.onnx"
-    to_onnx(lower(lively_model(SMALL), convolution="winograd"), path)
+    to_onnx(lower(lively_model(SMALL), forms={"convolution": "winograd"}), path)
     return path.read_bytes()
 
 
 def test_artifact_says_how_it_computes(content, tmp_path):
-    assert metadata_of(content)["convolution"] == "winograd"
+    assert metadata_of(content)["forms"]["convolution"] == "winograd"
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    assert open_session(path, "cpu").metadata.convolution == "winograd"
+    assert open_session(path, "cpu").metadata.forms["convolution"] == "winograd"
 
 
 @pytest.mark.parametrize(("batch", "opset"), [(2, 18), (None, 23), (5, 20)])
 def test_artifact_is_right_in_every_operator_set_and_batch_size(batch, opset, tmp_path):
     path = tmp_path / "model.onnx"
-    to_onnx(lower(lively_model(SMALL), convolution="winograd"), path, batch=batch, opset=opset)
+    lowered = lower(lively_model(SMALL), forms={"convolution": "winograd"})
+    to_onnx(lowered, path, ExportOptions(batch=batch, opset=opset))
     images = random_images(SMALL, 7)
     expected = golden_outputs(SMALL, images, ("lengths",))["lengths"]
     np.testing.assert_allclose(
@@ -164,7 +175,7 @@ def test_every_transform_and_kernel_counts(content, tmp_path):
     def spoil(values):
         values[np.unravel_index(np.abs(values).argmax(), values.shape)] *= 1.01
 
-    names = initializers(content, "primary.")
+    names = initializers(content, "primary_capsules.conv.")
     # Of F(3, 2) and F(3, 1), which share a transform, and the bias.
     assert len(names) == 2 * (4 + 3) - 1 + 1
     for name in names:
@@ -176,14 +187,21 @@ def test_fault_inside_is_located(content, tmp_path):
         values *= 1.01
 
     path = tmp_path / "model.onnx"
+    lowered = lower(lively_model(SMALL), forms={"convolution": "winograd"})
     for faulty, first in (
         (content, None),
-        (edited(content, with_weight("primary.kernel1_0", spoil)), "primary_capsules"),
+        (
+            edited(content, with_weight("primary_capsules.conv.kernel1_0", spoil)),
+            "primary_capsules",
+        ),
     ):
         path.write_bytes(faulty)
         images = random_images(SMALL, 8)
-        metadata = open_session(path, "cpu").metadata
-        stages = locate(lively_model(SMALL), onnx_stages(path, images), images, metadata)
+        found = {
+            name: lowered.to_readable(name, torch.from_numpy(values)).numpy()
+            for name, values in onnx_stages(path, images).items()
+        }
+        stages = locate(lively_model(SMALL), found, images, "fp32")
         wrong = [stage.name for stage in stages if not stage.passed]
         assert (wrong[0] if wrong else None) == first
 
@@ -191,12 +209,17 @@ def test_fault_inside_is_located(content, tmp_path):
 def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
     model = load_checkpoint(BUNDLED_CHECKPOINT)
     operations = {}
-    for convolution in ("direct", "auto"):
-        to_onnx(lower(model, convolution=convolution), tmp_path / "model.onnx")
+    for convolution, forms in (("direct", {"convolution": "direct"}), ("auto", {})):
+        to_onnx(lower(model, forms=forms), tmp_path / "model.onnx")
         graph = onnx.load(tmp_path / "model.onnx")
         operations[convolution] = floating_point_operations(graph, 1)
-    assert metadata_of((tmp_path / "model.onnx").read_bytes())["convolution"] == "winograd"
+    assert metadata_of((tmp_path / "model.onnx").read_bytes())["forms"]["convolution"] == "winograd"
     assert 0.45 < operations["auto"] / operations["direct"] < 0.6
+
+
+def wide(height, **values):
+    """A network of 128 channels on images of this height."""
+    return network(image_shape=(1, height, 28), stem_channels=128, primary_groups=16, **values)
 
 
 @pytest.mark.parametrize(
@@ -205,19 +228,21 @@ def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
         (network(stem_channels=128, primary_groups=16), "fp32", "winograd"),
         (network(stem_channels=64, primary_groups=16), "fp32", "direct"),
         (network(stem_channels=128, primary_groups=8), "fp32", "direct"),
-        (CapsNetConfig((1, 30, 28), 128, primary_groups=16), "fp32", "direct"),  # 7 rows
-        (CapsNetConfig((1, 36, 28), 128, primary_groups=16), "fp32", "winograd"),  # 10 rows
-        (CapsNetConfig((1, 33, 28), 128, 9, 16, 8, 3), "fp32", "direct"),  # too little is saved
+        (wide(30), "fp32", "direct"),  # 7 rows
+        (wide(36), "fp32", "winograd"),  # 10 rows
+        (wide(33, primary_kernel=3), "fp32", "direct"),  # too little is saved
         (network(stem_channels=128, primary_groups=16), "fp16", "direct"),
         (network(stem_channels=128, primary_groups=16), "int8", "direct"),
     ],
 )
 def test_auto_takes_what_was_measured_to_be_faster(config, precision, expected):
-    assert lower(CapsNet(config), precision=precision).convolution == expected
+    assert lower(CapsNet(config), precision=precision).forms["convolution"] == expected
 
 
 @pytest.mark.parametrize(
-    "choice", [{"convolution": "Winograd"}, {"precision": "bf16"}], ids=["convolution", "precision"]
+    "choice",
+    [{"forms": {"convolution": "Winograd"}}, {"precision": "bf16"}],
+    ids=["convolution", "precision"],
 )
 def test_unknown_choice_is_refused(choice):
     with pytest.raises(ConfigError, match=r"must be one of .*, got '(Winograd|bf16)'"):
@@ -225,10 +250,9 @@ def test_unknown_choice_is_refused(choice):
 
 
 def test_winograd_is_refused_where_it_does_not_fit():
-    rows = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)  # 5 of them
-    for config, precision in ((rows, "fp32"), (SMALL, "fp16"), (SMALL, "int8")):
+    for config, precision in ((FIVE_ROWS, "fp32"), (SMALL, "fp16"), (SMALL, "int8")):
         with pytest.raises(ConfigError, match="Winograd's convolution is for fp32 and for rows"):
-            lower(CapsNet(config), convolution="winograd", precision=precision)
+            lower(CapsNet(config), forms={"convolution": "winograd"}, precision=precision)
 
 
 # Command
@@ -258,14 +282,13 @@ def folder(tmp_path):
 def test_command_takes_the_convolution_that_is_asked_for(folder, convolution, kind):
     assert export(folder, "--convolution", convolution, kind=kind) == 0
     certificate = json.loads((folder / "out.parity.json").read_text())
-    assert certificate["artifact"]["metadata"]["convolution"] == convolution
+    assert certificate["artifact"]["metadata"]["forms"]["convolution"] == convolution
     assert certificate["verdict"] == "pass"
 
 
 def test_command_refuses_winograd_for_a_network_without_tiles(folder, capsys):
-    rows = CapsNetConfig((1, 16, 12), 4, 5, 2, 4, 3)  # 5 of them
-    save_checkpoint(CapsNet(rows), folder / "model.safetensors")
-    np.save(folder / "images.npy", random_images(rows, 8))
+    save_checkpoint(CapsNet(FIVE_ROWS), folder / "model.safetensors")
+    np.save(folder / "images.npy", random_images(FIVE_ROWS, 8))
     assert export(folder, "--convolution", "winograd") == 3
     assert "has 5 rows, a kernel of 3 and stride 2" in capsys.readouterr().err
     assert not (folder / "out").exists()

@@ -1,6 +1,5 @@
 """fp16 and int8: half and a third of the size, within their budgets, finite on every input."""
 
-import dataclasses
 import json
 from collections import Counter
 
@@ -21,10 +20,12 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
+from capsnet.export.options import ExportOptions
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.proof.parity import compare
+from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.reference import EagerModel
-from capsnet.runtime.proof.verification import Judge, Request
+from capsnet.runtime.proof.request import Request
 from capsnet.runtime.sessions.opening import open_session
 
 EXPORTERS = {"onnx": to_onnx, "torchscript": to_torchscript, "pt2": to_exported_program}
@@ -44,11 +45,12 @@ def folder(tmp_path):
 
 def judged(folder, name):
     request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
-    return Judge(request).judge(folder / name)
+    return prove(folder / name, request).certificate
 
 
 def int8_bytes(folder, images=CALIBRATION):
-    to_onnx(lower(lively_model(WIDE), precision="int8"), folder / "model.onnx", calibration=images)
+    lowered = lower(lively_model(WIDE), precision="int8")
+    to_onnx(lowered, folder / "model.onnx", ExportOptions(calibration=images))
     return (folder / "model.onnx").read_bytes()
 
 
@@ -61,21 +63,24 @@ def test_half_precision_is_proven_within_its_own_budget(folder, name, reconstruc
     lowered = lower(lively_model(WIDE), reconstruction=reconstruction, precision="fp16")
     metadata = EXPORTERS[name](lowered, folder / "model")
     assert metadata.precision == "fp16"
-    document = judged(folder, "model")
-    assert document["verdict"] == "pass", document["parity"]["failures"]
-    assert document["parity"]["budget"] == dataclasses.asdict(PRECISIONS["fp16"].budget)
-    assert document["artifact"]["metadata"]["precision"] == "fp16"
+    certificate = judged(folder, "model")
+    assert certificate.passed, certificate.failures
+    assert certificate.parity.budget == PRECISIONS["fp16"].budget
+    assert certificate.artifact.metadata.precision == "fp16"
 
 
 def test_half_precision_is_no_single_precision_in_disguise(folder):
     to_onnx(lower(lively_model(WIDE), precision="fp16"), folder / "model.onnx")
-    document = judged(folder, "model.onnx")
-    checks = document["parity"]["checks"]
-    assert max(check["errors"]["max"] for check in checks) > 1e-5
+    checks = judged(folder, "model.onnx").parity.checks
+    assert max(check.errors.max for check in checks) > 1e-5
     model = parsed((folder / "model.onnx").read_bytes())
     kinds = {t.name: t.data_type for t in model.graph.initializer if np.prod(t.dims) > 16}
     assert set(kinds.values()) == {onnx.TensorProto.FLOAT16}
-    assert {"stem.weight", "primary.weight", "layer0"} <= kinds.keys()
+    assert {
+        "stem.conv.weight",
+        "primary_capsules.conv.weight",
+        "layer0.weight",
+    } <= kinds.keys()
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
@@ -95,7 +100,7 @@ def test_half_precision_takes_capsules_of_every_length(tmp_path, name, length):
     model = lively_model(SMALL)
     with torch.no_grad():  # every primary capsule is the same, of this length
         model.primary.weight.zero_()
-        model.primary.bias.fill_(length / 0.01 / SMALL.primary_dim**0.5)
+        model.primary.bias.fill_(length / 0.01 / SMALL.primary.dim**0.5)
     EXPORTERS[name](lower(model, precision="fp16"), tmp_path / "model")
     images = random_images(SMALL, 2)
     found = open_session(tmp_path / "model", "cpu").run(images)
@@ -116,8 +121,8 @@ def test_only_the_primary_convolution_is_quantised(folder):
     [weight] = [name for name in small if constants[name].ndim == 4]
     assert constants[weight].shape == (32, 16, 3, 3)
     assert np.abs(constants[weight].astype(int)).max() <= 64  # 7 bits
-    assert constants["stem.weight"].dtype == np.float32
-    assert constants["layer0.half"].dtype == np.float16
+    assert constants["stem.conv.weight"].dtype == np.float32
+    assert constants["layer0.weight.half"].dtype == np.float16
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["QuantizeLinear"] >= 1
     assert counts["DequantizeLinear"] >= 2
@@ -138,12 +143,12 @@ def test_quantised_network_describes_itself_and_keeps_its_interface(folder):
 
 def test_quantised_network_is_proven_within_its_own_budget(folder):
     int8_bytes(folder)
-    document = judged(folder, "model.onnx")
-    assert document["verdict"] == "pass", document
-    assert document["parity"]["budget"]["clips"] is True
-    results = {result["name"]: result for result in document["hard_inputs"]}
-    assert results["values from -1 to 2"]["allowed"] is None
-    assert results["uniform noise"]["allowed"] is not None
+    certificate = judged(folder, "model.onnx")
+    assert certificate.passed, certificate.failures
+    assert certificate.parity.budget.clips is True
+    results = {result.name: result for result in certificate.hard_inputs}
+    assert results["values from -1 to 2"].allowed is None
+    assert results["uniform noise"].allowed is not None
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32, 33])
@@ -151,8 +156,7 @@ def test_network_of_a_fixed_batch_size_is_calibrated_at_that_size(folder, batch)
     to_onnx(
         lower(lively_model(WIDE), precision="int8"),
         folder / "m.onnx",
-        batch=batch,
-        calibration=CALIBRATION,
+        ExportOptions(batch=batch, calibration=CALIBRATION),
     )
     outputs = open_session(folder / "m.onnx", "cpu").run(random_images(WIDE, 5))
     assert outputs["lengths"].shape == (5, 5)
@@ -186,7 +190,9 @@ def test_same_calibration_gives_the_same_bytes(folder):
 def test_calibration_that_shows_nothing_is_refused(tmp_path, images, match):
     with pytest.raises(DataError, match=match):
         to_onnx(
-            lower(lively_model(WIDE), precision="int8"), tmp_path / "model.onnx", calibration=images
+            lower(lively_model(WIDE), precision="int8"),
+            tmp_path / "model.onnx",
+            ExportOptions(calibration=images),
         )
     assert not (tmp_path / "model.onnx").exists()
 
@@ -211,8 +217,8 @@ def test_accuracy_that_is_lost_fails(folder):
             outputs["lengths"] = outputs["lengths"] * 0 + 0.5
             return outputs
 
-    report = compare(golden, baseline, Flipped(), images, labels, batch_sizes=(40,))
-    assert any(failure.startswith("accuracy falls from 100.00%") for failure in report.failures)
+    flipped = compare(golden, baseline, Flipped(), images, labels, batch_sizes=(40,))
+    assert any(failure.startswith("accuracy falls from 100.00%") for failure in flipped.failures)
     sound = compare(golden, baseline, session, images, labels, batch_sizes=(40,))
     assert not any("accuracy" in failure for failure in sound.failures)
 
@@ -220,13 +226,15 @@ def test_accuracy_that_is_lost_fails(folder):
 @pytest.mark.parametrize(("precision", "images"), [("fp32", CALIBRATION), ("int8", None)])
 def test_calibration_images_go_with_int8(precision, images, tmp_path):
     lowered = lower(lively_model(WIDE), precision=precision)
-    with pytest.raises(ConfigError, match="calibration images go with int8, and int8 with them"):
-        to_onnx(lowered, tmp_path / "model.onnx", calibration=images)
+    with pytest.raises(
+        ConfigError, match="calibration images go with a precision that is calibrated"
+    ):
+        to_onnx(lowered, tmp_path / "model.onnx", ExportOptions(calibration=images))
 
 
 @pytest.mark.parametrize("name", ["torchscript", "pt2"])
 def test_int8_is_for_onnx(name, tmp_path):
-    with pytest.raises(ConfigError, match="int8 is for ONNX"):
+    with pytest.raises(ConfigError, match=f"int8 exists in onnx only, not in {name}"):
         EXPORTERS[name](lower(lively_model(WIDE), precision="int8"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -291,9 +299,11 @@ def test_bundled_calibration_images_are_no_test_images():
 def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
     model = load_checkpoint(BUNDLED_CHECKPOINT)
     single, path = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
-    to_onnx(lower(model, convolution="direct"), single)
-    to_onnx(lower(model, precision="int8"), path, calibration=mnist_calibration_images())
+    to_onnx(lower(model, forms={"convolution": "direct"}), single)
+    to_onnx(
+        lower(model, precision="int8"), path, ExportOptions(calibration=mnist_calibration_images())
+    )
     assert path.stat().st_size <= 0.35 * single.stat().st_size
-    document = Judge(Request(BUNDLED_CHECKPOINT, samples=64, device="cpu")).judge(path)
-    assert document["verdict"] == "pass", document
-    assert document["parity"]["accuracy"]["candidate"] >= 0.96
+    certificate = prove(path, Request(BUNDLED_CHECKPOINT, samples=64, device="cpu")).certificate
+    assert certificate.passed, certificate.failures
+    assert certificate.parity.accuracy.candidate >= 0.96

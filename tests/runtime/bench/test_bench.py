@@ -13,16 +13,8 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
-from support.artifacts import (
-    SMALL,
-    edited,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    parsed,
-    random_images,
-    with_weight,
-)
+from support.artifacts import edited, metadata_of, onnx_bytes, parsed, with_weight
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import save_checkpoint
@@ -30,7 +22,7 @@ from capsnet.cli.main import main
 from capsnet.definitions import load_definitions
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError, ConfigError, DataError
-from capsnet.export.formats.onnx import to_naive_onnx
+from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
 from capsnet.runtime.bench import harness
@@ -66,8 +58,10 @@ def folder(tmp_path_factory):
     save_checkpoint(model, folder / "model.safetensors")
     np.save(folder / "images.npy", IMAGES)
     (folder / "model.onnx").write_bytes(onnx_bytes())
-    (folder / "wrong.onnx").write_bytes(edited(onnx_bytes(), with_weight("stem.bias", perturb)))
-    to_naive_onnx(model, folder / "naive.onnx")
+    (folder / "wrong.onnx").write_bytes(
+        edited(onnx_bytes(), with_weight("stem.conv.bias", perturb))
+    )
+    to_onnx(lower(model, as_written=True), folder / "naive.onnx")
     to_torchscript(lower(model), folder / "model.pt")
     return folder
 
@@ -414,7 +408,7 @@ def test_half_precision_is_judged_by_its_own_budget(folder, tmp_path):
         weights += 1e-5
 
     path = tmp_path / "rounded.onnx"
-    path.write_bytes(edited(onnx_bytes(), with_weight("stem.bias", shift)))
+    path.write_bytes(edited(onnx_bytes(), with_weight("stem.conv.bias", shift)))
     candidates = [Artifact("strict", path), Artifact("loose", path, precision="fp16")]
     assert [result.failure is None for result in run(candidates, 4)] == [False, True]
 
@@ -539,9 +533,9 @@ def bench(folder, *arguments):
 @pytest.fixture
 def own_images(monkeypatch):
     """The bundled images do not fit the small network."""
-    from capsnet.runtime.proof import verification
+    from capsnet.runtime.proof import images as proof_images
 
-    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, None))
+    monkeypatch.setattr(proof_images, "load_images", lambda *_: ("random", IMAGES, None))
 
 
 def test_command_writes_all_that_it_measured(folder, tmp_path, own_images, capsys):
@@ -597,13 +591,13 @@ def test_command_checks_that_it_can_draw_before_it_starts(folder, tmp_path, caps
 
 
 def test_command_adds_precisions_and_counts_right_classes(folder, tmp_path, monkeypatch, capsys):
-    from capsnet.runtime.proof import verification
+    from capsnet.runtime.proof import images as proof_images
 
     golden, _ = references()
     labels = golden.run(IMAGES, ("lengths",))["lengths"].argmax(-1)
     labels[0] += 1
     np.save(tmp_path / "many.npy", random_images(SMALL, 32))
-    monkeypatch.setattr(verification, "load_images", lambda *_: ("random", IMAGES, labels))
+    monkeypatch.setattr(proof_images, "load_images", lambda *_: ("random", IMAGES, labels))
     code = bench(
         folder,
         *("--precision", "fp16", "--precision", "int8", "--calibrate", tmp_path / "many.npy"),

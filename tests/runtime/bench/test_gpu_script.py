@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.artifacts import SMALL, lively_model, random_images
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.documents import to_values

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support.artifacts import SMALL, metadata_for, random_images
+from support.artifacts import metadata_for
+from support.networks import SMALL, random_images
 
 from capsnet.artifact import OUTPUT_NAMES
 from capsnet.runtime.proof.collect import Collected, Run

@@ -89,7 +89,9 @@ def test_several_files_are_judged_in_order_against_one_reference(folder):
     def perturb(weights):
         weights.reshape(-1)[0] += 0.01
 
-    (folder / "wrong.onnx").write_bytes(edited(onnx_bytes(), with_weight("primary.bias", perturb)))
+    (folder / "wrong.onnx").write_bytes(
+        edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
+    )
     with FreshProcess(request_in(folder)) as child:
         for name in ("wrong.onnx", "model.onnx"):
             child.submit(folder / name)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.artifacts import SMALL, random_images
+from support.networks import SMALL, random_images
 from support.proof import idx_folder, request_in, verify
 
 from capsnet.errors import DataError

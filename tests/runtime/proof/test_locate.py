@@ -73,7 +73,7 @@ def test_a_fault_in_an_onnx_graph_is_found_in_its_stage(stage, tmp_path):
 def test_a_fault_in_a_lowered_module_is_found_in_its_stage(stage):
     lowered = lower(lively_model(STACK), reconstruction=True)
     weights = {
-        "stem": "layers.stem.as_written.weight",
+        "stem": "layers.stem.conv.weight",
         "primary_capsules": "layers.primary_capsules.conv.weight",
         "decoder": "decoder.1.weight",
     }

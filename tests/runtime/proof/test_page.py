@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
     def perturb(weights):
         weights.reshape(-1)[0] += 0.01
 
-    (folder / "<b>wrong.onnx").write_bytes(edited(content, with_weight("primary.bias", perturb)))
+    (folder / "<b>wrong.onnx").write_bytes(
+        edited(content, with_weight("primary_capsules.conv.bias", perturb))
+    )
     return folder
 
 

@@ -8,24 +8,20 @@ import numpy as np
 import pytest
 import torch
 from support.artifacts import (
-    SMALL,
-    TINY,
     edited,
-    lively_model,
     metadata_for,
     onnx_bytes,
     parsed,
-    random_images,
     with_dynamic_interface,
-    with_layers,
     with_reordered_classes,
     with_weight,
 )
+from support.networks import SMALL, TINY, lively_model, network, random_images, with_layers
 
 from capsnet.artifact import OUTPUT_NAMES, TensorSpec
-from capsnet.config import CapsNetConfig, CapsuleLayerConfig
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError
+from capsnet.layers.dynamic import DynamicConfig
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.proof.collect import BATCH_SIZES, Collected, Run, collect
 from capsnet.runtime.proof.judge import judge
@@ -97,7 +93,14 @@ def nan(weights):
 
 
 @pytest.mark.parametrize(
-    "weight", ["stem.weight", "stem.bias", "primary.weight", "primary.bias", "layer0"]
+    "weight",
+    [
+        "stem.conv.weight",
+        "stem.conv.bias",
+        "primary_capsules.conv.weight",
+        "primary_capsules.conv.bias",
+        "layer0.weight",
+    ],
 )
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -158,7 +161,7 @@ def test_baked_batch_size_fails_at_the_others(tmp_path, monkeypatch):
 
 # Constructed numbers: the images are their own indices, and the runs are tables
 
-TOY = CapsNetConfig(
+TOY = network(
     image_shape=(1, 1, 1),
     stem_channels=1,
     stem_kernel=1,
@@ -166,7 +169,7 @@ TOY = CapsNetConfig(
     primary_dim=1,
     primary_kernel=1,
     primary_stride=1,
-    capsule_layers=(CapsuleLayerConfig(capsules=3, dim=2),),
+    capsule_layers=(DynamicConfig(capsules=3, dim=2),),
     decoder_sizes=(1,),
 )
 COUNT = 4

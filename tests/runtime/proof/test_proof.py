@@ -1,6 +1,5 @@
 """A proof reads the file from disk, certifies its bytes, and names what cannot be read."""
 
-import dataclasses
 import getpass
 import json
 import re
@@ -10,16 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.artifacts import (
-    SMALL,
-    TINY,
-    edited,
-    lively_model,
-    metadata_of,
-    onnx_bytes,
-    with_metadata,
-    with_weight,
-)
+from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
+from support.networks import SMALL, TINY, altered, lively_model
 from support.proof import verify
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, save_checkpoint
@@ -28,6 +19,7 @@ from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError, CheckpointError, DataError, ResultError
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
+from capsnet.export.options import ExportOptions
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import certificate_path, write_certificate
 from capsnet.runtime.proof.proof import prove
@@ -61,7 +53,7 @@ def test_wrong_artifact_is_not_proven(folder):
     def perturb(weights):
         weights.reshape(-1)[0] += 0.01
 
-    content = edited(onnx_bytes(), with_weight("primary.bias", perturb))
+    content = edited(onnx_bytes(), with_weight("primary_capsules.conv.bias", perturb))
     (folder / "model.onnx").write_bytes(content)
     certificate = verify(folder)
     assert not certificate.passed
@@ -115,7 +107,7 @@ def test_checkpoint_named_by_the_artifact_is_accepted(folder):
 
 
 def test_checkpoint_of_other_sizes_is_refused(folder):
-    wider = dataclasses.replace(SMALL, stem_channels=5)
+    wider = altered(SMALL, stem_channels=5)
     save_checkpoint(lively_model(wider), folder / "model.safetensors")
     with pytest.raises(ResultError, match="was not exported from"):
         verify(folder)
@@ -143,7 +135,7 @@ def test_bundled_checkpoint_is_exported_proven_and_accurate(tmp_path):
     to_onnx(
         lower(load_checkpoint(BUNDLED_CHECKPOINT)),
         tmp_path / "model.onnx",
-        checkpoint_sha256=file_sha256(BUNDLED_CHECKPOINT),
+        ExportOptions(checkpoint_sha256=file_sha256(BUNDLED_CHECKPOINT)),
     )
     request = Request(BUNDLED_CHECKPOINT, samples=20, device="cpu")
     certificate = prove(tmp_path / "model.onnx", request).certificate

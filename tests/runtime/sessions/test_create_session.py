@@ -5,7 +5,8 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from support.artifacts import SMALL, onnx_bytes, random_images
+from support.artifacts import onnx_bytes
+from support.networks import SMALL, random_images
 
 from capsnet.errors import ArtifactError, DeviceError
 from capsnet.runtime.sessions import cuda

@@ -10,7 +10,8 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
-from capsnet.runtime.proof.verification import Judge, Request
+from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.request import Request
 from capsnet.runtime.sessions.cuda import CUDA, why_no_cuda
 from capsnet.runtime.sessions.onnx import OrtSession
 from capsnet.runtime.sessions.opening import open_session
@@ -42,9 +43,9 @@ def test_every_node_runs_on_cuda_and_the_numbers_are_right(tmp_path, name, preci
     export(name, model, tmp_path / "model", precision)
     assert set(open_session(tmp_path / "model", "cuda").providers()) == {ON_CUDA[name]}
     request = Request(tmp_path / "model.safetensors", tmp_path / "images.npy", device="cuda")
-    document = Judge(request).judge(tmp_path / "model")
-    assert document["verdict"] == "pass", document["parity"]["failures"]
-    assert document["device"] == "cuda"
+    certificate = prove(tmp_path / "model", request).certificate
+    assert certificate.passed, certificate.failures
+    assert certificate.device == "cuda"
 
 
 def test_auto_takes_cuda(tmp_path, name):
