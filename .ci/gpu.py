@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint
-from capsnet.cli.candidates import Artifact
+from capsnet.cli.candidates import Exported
 from capsnet.data.idx import mnist_test_set
 from capsnet.documents import to_values
 from capsnet.formats import FORMATS
@@ -59,15 +59,15 @@ def candidates(checkpoint: Path, folder: Path) -> Groups:
     """Everything that is timed, in groups that fit on the GPU together."""
     model = load_checkpoint(checkpoint)
 
-    def exported(*what: str, **forms: str) -> Path:
-        path = folder / ".".join((*what, *forms.values()))
-        Artifact(*what, forms=forms).export(model, path)
+    def exported(name: str, precision: str, **forms: str) -> Path:
+        path = folder / ".".join((name, precision, *forms.values()))
+        Exported(name, precision, forms).export(model, path)
         return path
 
     groups: Groups = {"torch": []}
     nhwc, tuned = {"prefer_nhwc": "1"}, "max-autotune"
     for precision in ("fp32", "fp16"):
-        name, own = f"onnx {precision}", {"precision": precision}
+        name, own = f"onnx {precision}", dict[str, Any](precision=precision)
         script, file = exported("torchscript", precision), exported("onnx", precision)
         groups["torch"] += [
             kinds.Eager(f"eager {precision}", checkpoint, **own, baseline=precision == "fp32"),
@@ -94,15 +94,14 @@ def candidates(checkpoint: Path, folder: Path) -> Groups:
 
 
 def measured(
-    checkpoint: Path, groups: Groups, images: np.ndarray, **options: Any
+    checkpoint: Path, groups: Groups, images: np.ndarray, encoders: Settings
 ) -> Iterator[tuple[str, tuple[Result, ...]]]:
     """The results of every group, on the device and with copies, and of a step of training."""
     model = load_checkpoint(checkpoint)
     references = EagerModel(model, torch.float64), EagerModel(model, torch.float32)
-    encoders = Settings(**{"batches": BATCHES, "device": "cuda", "on_progress": print} | options)
     for name, group in groups.items():
         for where, resident in (("on the device", True), ("with copies", False)):
-            placed = [replace(each, resident=resident) for each in group]
+            placed = [replace(each, resident=resident) for each in group]  # type: ignore[call-arg]
             yield f"{name}, {where}", benchmark_encoder(placed, *references, images, encoders)
     literal = kinds.TrainingStep("literal", checkpoint, "literal", baseline=True)
     steps = [literal, kinds.TrainingStep("trainer", checkpoint)]
@@ -123,13 +122,13 @@ def main() -> None:
         print("torch finds no CUDA device; see: capsnet doctor --device cuda", file=sys.stderr)
         sys.exit(3)
     target = Path([*sys.argv, "gpu"][1])
+    document = {"device": torch.cuda.get_device_name(), "environment": environment()}
     checks: list[dict[str, Any]] = []
     speeds: dict[str, tuple[Result, ...]] = {}
 
     def keep() -> None:  # after every part, so that an interruption loses little
-        document = {"device": torch.cuda.get_device_name(), "environment": environment()}
-        document |= {"checks": checks, "speeds": to_values(speeds)}
-        target.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
+        values = {**document, "checks": checks, "speeds": to_values(speeds)}
+        target.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n")
         target.with_suffix(".md").write_text(page(speeds))
 
     with tempfile.TemporaryDirectory() as name:
@@ -138,7 +137,8 @@ def main() -> None:
             keep()
         groups = candidates(BUNDLED_CHECKPOINT, Path(name))
         images = mnist_test_set().images[:IMAGES] / np.float32(255)
-        for title, results in measured(BUNDLED_CHECKPOINT, groups, images):
+        encoders = Settings(BATCHES, device="cuda", on_progress=print)
+        for title, results in measured(BUNDLED_CHECKPOINT, groups, images, encoders):
             speeds[title] = results
             keep()
     proven = all(r.device == "cuda" and not r.failure for found in speeds.values() for r in found)

@@ -76,7 +76,8 @@ def test_a_capsule_layers_sizes_must_be_positive_integers(name, value):
         ({"decoder_sizes": (512, 0)}, "decoder: hidden must be positive integers, got 0"),
         (
             {"image_shape": (1, 16, 28)},
-            "primary_capsules: no pixels are left: a kernel of 9 needs at least 9x9 positions, got 8x20",
+            "primary_capsules: no pixels are left: a kernel of 9 needs at least 9x9 positions, "
+            "got 8x20",
         ),
         (
             {"image_shape": (1, 28, 5)},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from capsnet.model import CapsNet
     from capsnet.runtime.bench.candidates import Candidate
 
-__all__ = ["BUILT_IN", "PARTS", "REDUCED", "Artifact", "BuiltIn", "in_precision"]
+__all__ = ["BUILT_IN", "PARTS", "REDUCED", "BuiltIn", "Exported", "in_precision"]
 
 PARTS: Mapping[str, str] = {
     "encoder": "the whole encoder",
@@ -27,7 +27,7 @@ PARTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Exported:
     """What an artifact is exported as.
 
     Attributes:
@@ -81,7 +81,7 @@ class BuiltIn:
     name: str
     parts: tuple[str, ...]
     opened_as: Callable[..., "Candidate"]
-    exported: Artifact | None = None
+    exported: Exported | None = None
     baseline: bool = False
 
     def make(
@@ -115,20 +115,20 @@ def _step(encoder: str) -> Callable[..., Any]:
     return lambda name, path, baseline: step(name, path, encoder, baseline=baseline)
 
 
-_NAIVE = Artifact("onnx", as_written=True)
-_VOTES = Artifact("onnx", forms={"routing": "votes"})
-_DIRECT = Artifact("onnx", forms={"convolution": "direct"})
+_NAIVE = Exported("onnx", as_written=True)
+_VOTES = Exported("onnx", forms={"routing": "votes"})
+_DIRECT = Exported("onnx", forms={"convolution": "direct"})
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     row.name: row
     for row in (
         BuiltIn("eager", ("encoder",), _kind("Eager"), baseline=True),
         BuiltIn("compile", ("encoder",), _kind("Compiled")),
-        BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Artifact("torchscript")),
+        BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Exported("torchscript")),
         BuiltIn("onnx-naive", ("encoder", "routing"), _kind("PlainOnnx"), _NAIVE, baseline=True),
         BuiltIn("onnx-votes", ("encoder", "routing"), _kind("Artifact"), _VOTES),
         BuiltIn("onnx-direct", ("encoder",), _kind("Artifact"), _DIRECT),
-        BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Artifact("onnx")),
+        BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Exported("onnx")),
         BuiltIn("literal", ("training",), _step("literal"), baseline=True),
         BuiltIn("trainer", ("training",), _step("trainer")),
     )
@@ -141,5 +141,5 @@ REDUCED = tuple(name for name in PRECISIONS if name != "fp32")
 
 def in_precision(precision: str) -> BuiltIn:
     """The ONNX artifact in another precision."""
-    artifact = Artifact("onnx", precision)
+    artifact = Exported("onnx", precision)
     return BuiltIn(f"onnx-{precision}", ("encoder",), _kind("Artifact"), artifact)

@@ -420,7 +420,8 @@ def test_candidate_with_other_outputs_than_the_readable_model_is_a_failure(folde
         node.output[:] = ["norms" if name == "lengths" else name for name in node.output]
     onnx.save(model, tmp_path / "renamed.onnx")
     [result] = run([PlainOnnx("renamed", tmp_path / "renamed.onnx")], 1)
-    assert "its outputs are norms, capsules, of which the readable model has no" in result.failure
+    assert "norms" in result.failure
+    assert "model has no" in result.failure
 
 
 def test_another_kind_of_candidate_is_one_class_in_a_file_of_the_user_s_own(folder, tmp_path):

@@ -45,12 +45,12 @@ def speeds(gpu, checkpoint, groups):
         "torch": [c for c in groups["torch"] if not isinstance(c, Compiled)],
         "onnx fp16": groups["onnx fp16"],
     }
-    options = {"batches": (3,), "rounds": 2, "device": "cpu", "threads": 1}
+    settings = harness.Settings((3,), rounds=2, device="cpu", threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "TRAINED", 4)
         patch.setattr(harness, "_BURST", 0.005)
         patch.setattr(harness, "_LONGEST_WARM_UP", 2)
-        return dict(gpu.measured(checkpoint, chosen, IMAGES, **options))
+        return dict(gpu.measured(checkpoint, chosen, IMAGES, settings))
 
 
 def test_every_part_is_timed_where_the_cpu_can(speeds):
