@@ -190,7 +190,7 @@ def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
             f"configuration says {configured}; export it again"
         )
     couplings = sum(count - 1 for count in iterations)
-    claim = Claim(f"routing by {iterations} iterations", COUPLINGS, couplings, couplings)
+    claim = Claim(f"routing of {iterations} iterations", COUPLINGS, couplings, couplings)
     forms = {
         "routing": document.pop("routing"),
         "convolution": document.pop("convolution", "direct"),

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from capsnet.data.idx import ASSETS
+__all__ = ["ASSETS", "BUNDLED", "checkpoint_file"]
 
-__all__ = ["BUNDLED", "checkpoint_file"]
+ASSETS = Path(__file__).parent / "assets"
+"""Where the files of the package lie that are no code."""
 
 BUNDLED = {"mnist": ASSETS / "mnist.safetensors"}
 """Their checkpoints by name."""

@@ -76,6 +76,9 @@ def _parse(kind: Any, values: Any, where: str) -> Any:
     if origin in (dict, collections.abc.Mapping):
         _require(isinstance(values, collections.abc.Mapping), "an object", values, where)
         key, value = arguments
+        if key is int:
+            odd = [k for k in values if not str(k).isdecimal()]
+            _require(not odd, "whole numbers as keys", odd, where)
         return {key(k): _parse(value, v, f"{where}.{k}".lstrip(".")) for k, v in values.items()}
     if kind is Path:
         _require(_is(values, str), "a path", values, where)
@@ -93,7 +96,11 @@ def _document(kind: Any, values: Any, where: str) -> Any:
     given = dict(values)
     if hasattr(kind, "kind") or hasattr(kind, "of_kind"):
         tag = given.pop("kind", None)
-        kind = kind.of_kind(tag) if hasattr(kind, "of_kind") else kind
+        if hasattr(kind, "of_kind"):
+            try:
+                kind = kind.of_kind(tag)
+            except ValueError as error:
+                raise ValueError(f"{where or 'the document'}: {error}") from error
         _require(tag == kind.kind, f"the kind {kind.kind}", tag, where)
     prefix = f"{where}." if where else ""
     unknown = sorted(given.keys() - {f.name for f in dataclasses.fields(kind)})

@@ -62,10 +62,10 @@ class LoweredCapsNet(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images ``[batch, channels, height, width]`` to the artifact's outputs, in order."""
-        capsules = image
+        capsules, layout = image, READABLE
         for layer in self.parts().values():
-            capsules = layer(_cast(capsules, layer.computes_in))
-        capsules = layer.layout.to_readable(capsules)
+            capsules, layout = layer(_cast(capsules, layer.computes_in)), layer.layout
+        capsules = layout.to_readable(capsules)
         lengths = torch.linalg.vector_norm(capsules, dim=-1)
         if self.decoder is None:
             return lengths, capsules
@@ -91,8 +91,12 @@ class LoweredCapsNet(nn.Module):
 
     @property
     def forms(self) -> dict[str, str]:
-        """What the lowering chose."""
-        return {name: form for part in self.parts().values() for name, form in part.forms.items()}
+        """What the lowering chose; a choice that layers made differently is left out."""
+        chosen: dict[str, set[str]] = {}
+        for part in self.parts().values():
+            for name, form in part.forms.items():
+                chosen.setdefault(name, set()).add(form)
+        return {name: min(forms) for name, forms in chosen.items() if len(forms) == 1}
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -156,6 +160,8 @@ def lower(
             "export without --reconstruction, or train with decoder sizes"
         )
     check_forms(forms)
+    if as_written and precision != "fp32":
+        raise ConfigError(f"a network is exported as it is written in fp32 only, not {precision}")
     load_rewrites()
     options = Options(find_precision(precision), forms)
     parts: dict[str, LoweredLayer] = {}

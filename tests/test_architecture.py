@@ -167,8 +167,8 @@ print(session.run(numpy.load("images.npy"))["lengths"].shape)
 
 def test_light_modules_need_no_torch(tmp_path):
     names = (
-        *("artifact", "config", "data.idx", "data.stream", "definitions", "documents", "errors"),
-        *("files", "formats", "precision", "presets"),
+        *("artifact", "bundled", "data.idx", "data.stream", "definitions", "documents", "errors"),
+        *("files", "formats", "forms", "precision", "presets"),
     )
     code = "\n".join(f"import capsnet.{name}" for name in names)
     modules, _ = loaded_after(code, cwd=tmp_path)

@@ -11,7 +11,7 @@ from capsnet.artifact import COUPLINGS, ArtifactMetadata, Claim, TensorSpec
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ArtifactError
 
-ROUTING = Claim("routing by 3 iterations", COUPLINGS, 2, 2)
+ROUTING = Claim("routing of 3 iterations", COUPLINGS, 2, 2)
 METADATA = dataclasses.replace(
     metadata_for(SMALL),
     claims=(ROUTING,),
@@ -85,7 +85,7 @@ def test_document_of_version_1_is_read():
     assert ArtifactMetadata.from_json(metadata.to_json()) == metadata
 
 
-ROUTING_CLAIM_OF_VERSION_1 = Claim("routing by [3] iterations", COUPLINGS, 2, 2)
+ROUTING_CLAIM_OF_VERSION_1 = Claim("routing of [3] iterations", COUPLINGS, 2, 2)
 
 
 def test_document_of_version_1_before_there_was_a_choice_of_convolutions_is_read():

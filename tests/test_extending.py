@@ -23,6 +23,7 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.formats import FORMATS, Format
 from capsnet.layers.base import LayerConfig, Shape
 from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.squash import Squash
 from capsnet.precision import PRECISIONS, Budget, Precision
 from capsnet.runtime.sessions.onnx import OrtSession
@@ -104,7 +105,12 @@ if __name__.startswith("capsnet_definitions"):  # in the process that proves
     FORMATS[BOXED.name] = BOXED
 
 
-BASE = dataclasses.replace(preset("tiny"), capsule_layers=(DynamicConfig(10, 8),), decoder=None)
+BASE = dataclasses.replace(
+    preset("tiny"),
+    primary=PrimaryConfig(groups=4, dim=4, activation="squash"),
+    capsule_layers=(DynamicConfig(10, 8),),
+    decoder=None,
+)
 SUMMED = dataclasses.replace(BASE, capsule_layers=(SummedConfig(6, 5), DynamicConfig(10, 8, 2)))
 IMAGES = np.random.default_rng(0).random((24, 1, 28, 28), np.float32)
 

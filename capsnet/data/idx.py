@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.bundled import ASSETS
 from capsnet.data.arrays import ArrayHeader, Stream, streamed
 from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
@@ -26,7 +27,6 @@ __all__ = [
     "read_idx",
 ]
 
-ASSETS = Path(__file__).parents[1] / "assets"
 """The folder of the data and the checkpoint that come with the package."""
 
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\0\0"

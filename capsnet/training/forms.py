@@ -3,9 +3,9 @@
 A kind of layer that has none here trains as it is written.
 """
 
-import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,19 +41,17 @@ def encode(model: CapsNet, images: Tensor) -> Tensor:
     return values
 
 
-@functools.singledispatch
 def training_form(layer: nn.Module) -> Form:
-    """What computes the same as the layer, faster where that is registered for its type."""
-    return layer
+    """What computes the same as the layer, faster where there is a form for exactly its type."""
+    form = _FORMS.get(type(layer))
+    return layer if form is None else form(layer)
 
 
-@training_form.register
 def _stem(layer: ConvStem) -> Form:
     # In place: no gradient needs what was there before.
     return lambda images: torch.nn.functional.conv2d(images, layer.weight, layer.bias).relu_()
 
 
-@training_form.register
 def _primary(layer: PrimaryCapsules) -> Form:
     stride = layer.stride[0]
 
@@ -69,7 +67,6 @@ def _primary(layer: PrimaryCapsules) -> Form:
     return capsules
 
 
-@training_form.register
 def _dynamic(layer: DynamicCapsules) -> Form:
     def routed(capsules: Tensor) -> Tensor:
         weight = pack_weight(layer.weight)
@@ -79,3 +76,10 @@ def _dynamic(layer: DynamicCapsules) -> Form:
         )
 
     return routed
+
+
+_FORMS: dict[type[nn.Module], Callable[[Any], Form]] = {
+    ConvStem: _stem,
+    PrimaryCapsules: _primary,
+    DynamicCapsules: _dynamic,
+}

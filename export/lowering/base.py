@@ -1,14 +1,14 @@
 """Rewriting a network layer by layer: what a lowered layer is, and the one that changes nothing.
 
-A kind of layer that has a faster form registers it with :func:`rewrite`, in a module of its own
+A kind of layer that has a faster form registers it with :func:`rewrites`, in a module of its own
 beside this one. One that has none is exported as it is written.
 """
 
 import copy
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,16 @@ from capsnet.artifact import Claim
 from capsnet.layers.base import Shape
 from capsnet.precision import Precision
 
-__all__ = ["READABLE", "AsWritten", "Given", "Layout", "LoweredLayer", "Options", "rewrite"]
+__all__ = [
+    "READABLE",
+    "AsWritten",
+    "Given",
+    "Layout",
+    "LoweredLayer",
+    "Options",
+    "rewrite",
+    "rewrites",
+]
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,25 @@ class AsWritten(LoweredLayer):
         return own
 
 
-@functools.singledispatch
-def rewrite(layer: nn.Module, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
+Rewrite = Callable[[Any, Given, Options], LoweredLayer]
+_REWRITES: dict[type[nn.Module], Rewrite] = {}
+
+
+def rewrites(kind: type[nn.Module]) -> Callable[[Rewrite], Rewrite]:
+    """Register the rewrite of a type of layer; not of its subclasses, which may compute otherwise.
+
+    Args:
+        kind: the type.
+    """
+
+    def register(function: Rewrite) -> Rewrite:
+        _REWRITES[kind] = function
+        return function
+
+    return register
+
+
+def rewrite(layer: nn.Module, given: Given, options: Options) -> LoweredLayer:
     """A layer in the form that inference engines run fast, dispatched on its type.
 
     Args:
@@ -142,4 +168,7 @@ def rewrite(layer: nn.Module, given: Given, options: Options) -> LoweredLayer:  
     Raises:
         ConfigError: if a form was asked for that does not fit the layer.
     """
-    return AsWritten(layer, given.layout)
+    registered = _REWRITES.get(type(layer))
+    if registered is None:
+        return AsWritten(layer, given.layout)
+    return registered(layer, given, options)

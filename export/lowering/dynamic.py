@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from capsnet.artifact import COUPLINGS, Claim
-from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrite
+from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrites
 from capsnet.layers.dense_routing import ROUTINGS, pack_weight
 from capsnet.layers.dynamic import DynamicCapsules, iteration_stages
 from capsnet.layers.squash import Squash
@@ -33,7 +33,7 @@ class LoweredDynamic(LoweredLayer):
         self.routing = routing
         self.forms = {"routing": routing}
         # Every iteration but the first couples by a softmax.
-        self.claims = (Claim(f"routing by {count} iterations", COUPLINGS, count - 1, count - 1),)
+        self.claims = (Claim(f"routing of {count} iterations", COUPLINGS, count - 1, count - 1),)
         self._dim_first = given.layout.dim_first
         weight = layer.weight.detach()
         if given.layout.places is not None:
@@ -61,6 +61,6 @@ class LoweredDynamic(LoweredLayer):
         self.computes_in = torch.float32
 
 
-@rewrite.register
+@rewrites(DynamicCapsules)
 def _dynamic(layer: DynamicCapsules, given: Given, options: Options) -> LoweredLayer:
     return LoweredDynamic(layer, given, options.forms.get("routing", DEFAULT_ROUTING))

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from capsnet.errors import ConfigError
-from capsnet.export.lowering.base import Given, Layout, LoweredLayer, Options, rewrite
+from capsnet.export.lowering.base import Given, Layout, LoweredLayer, Options, rewrites
 from capsnet.export.lowering.winograd import WinogradConv2d, arithmetic_left, tile_rows
 from capsnet.layers.primary import SCALE, PrimaryCapsules, PrimaryConfig
 from capsnet.layers.squash import squash
@@ -53,7 +53,7 @@ class LoweredPrimary(LoweredLayer):
         self.computes_in = torch.float16
 
 
-@rewrite.register
+@rewrites(PrimaryCapsules)
 def _primary(layer: PrimaryCapsules, given: Given, options: Options) -> LoweredLayer:
     config, rows = layer.config, positions(given.shape, layer.config.kernel, layer.config.stride)[0]
     tile = tile_rows(rows, config.kernel, config.stride) if options.precision.float32 else None

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrite
+from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrites
 from capsnet.layers.stem import ConvStem
 
 __all__ = ["LoweredStem"]
@@ -31,6 +31,6 @@ class LoweredStem(LoweredLayer):
         self.computes_in = torch.float16
 
 
-@rewrite.register
+@rewrites(ConvStem)
 def _stem(layer: ConvStem, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
     return LoweredStem(layer)

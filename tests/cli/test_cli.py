@@ -274,7 +274,7 @@ def save_with(folder, *, change=lambda _: None, **config):
     save_file(tensors, folder / "model.safetensors", metadata)
 
 
-NO_ROUTING = [{"capsules": 5, "dim": 6, "routing_iterations": 0}]
+NO_ROUTING = [{"kind": "dynamic", "capsules": 5, "dim": 6, "routing_iterations": 0}]
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,11 @@ NO_ROUTING = [{"capsules": 5, "dim": 6, "routing_iterations": 0}]
         (lambda folder: (folder / "model.safetensors").unlink(), "No such file"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "truncated or damaged"),
         (
-            lambda folder: save_with(folder, change=lambda t: t["stem.conv.bias"].fill_(torch.nan)),
+            lambda folder: save_with(folder, change=lambda t: t["stem.bias"].fill_(torch.nan)),
             "stem.bias holds NaN",
         ),
         (
-            lambda folder: save_with(folder, change=lambda t: t.pop("stem.conv.bias")),
+            lambda folder: save_with(folder, change=lambda t: t.pop("stem.bias")),
             "stem.bias is missing",
         ),
         (lambda folder: save_with(folder, image_shape=[1, 6, 6]), "no pixels are left"),
@@ -378,7 +378,10 @@ def test_located_fault_is_named_on_the_terminal_and_in_the_json(folder, run, qui
 @pytest.mark.parametrize(
     ("break_it", "match"),
     [
-        (lambda folder: (folder / "model.onnx").write_bytes(b""), "model.onnx is neither ONNX"),
+        (
+            lambda folder: (folder / "model.onnx").write_bytes(b""),
+            "model.onnx is neither onnx, torchscript nor pt2",
+        ),
         (lambda folder: (folder / "model.onnx.parity.json").mkdir(), "it is a folder"),
         (lambda folder: (folder / "model.onnx").unlink(), "cannot read model.onnx"),
     ],

@@ -287,16 +287,16 @@ def claims_of(config, **options):
 
 
 def test_claims_of_layers_with_the_same_operators_are_merged():
-    assert claims_of(SMALL) == (Claim("routing by 3 iterations", COUPLINGS, 2, 2),)
+    assert claims_of(SMALL) == (Claim("routing of 3 iterations", COUPLINGS, 2, 2),)
     assert claims_of(STACK) == (
-        Claim("routing by 2 iterations, routing by 3 iterations", COUPLINGS, 1 + 2, 1 + 2),
+        Claim("routing of 2 iterations, routing of 3 iterations", COUPLINGS, 1 + 2, 1 + 2),
     )
 
 
 def test_a_layer_that_is_not_lowered_may_hold_more_of_what_others_claim():
     model = lively_model(STACK)
     model.capsule_layers[0] = Unknown(model.capsule_layers[0])
-    assert lower(model).claims == (Claim("routing by 3 iterations", COUPLINGS, 2, None),)
+    assert lower(model).claims == (Claim("routing of 3 iterations", COUPLINGS, 2, None),)
 
 
 class Unknown(nn.Module):

@@ -19,43 +19,52 @@ from capsnet.runtime.proof.request import Request
 EXPORTERS = {"torchscript": to_torchscript, "pt2": to_exported_program}
 
 
+def weight(lowered, name):
+    """A weight of a lowered network, to be changed in place."""
+    return lowered.layers.state_dict()[name]
+
+
 def scaled(name, factor):
     def plant(lowered):
-        lowered.get_submodule(name).weight.mul_(factor)
+        weight(lowered, f"{name}.conv.weight").mul_(factor)
 
     return plant
 
 
 def one_weight(lowered):
-    lowered.layer0[0, 0, 0] += 0.05
+    weight(lowered, "layer0.weight")[0, 0, 0] += 0.05
 
 
 def one_bias(lowered):
-    lowered.primary.bias[0] += 0.01
+    weight(lowered, "primary_capsules.conv.bias")[0] += 0.01
 
 
 def not_a_number(lowered):
-    lowered.stem.weight[0, 0, 0, 0] = float("nan")
+    weight(lowered, "stem.conv.weight")[0, 0, 0, 0] = float("nan")
 
 
 def infinite(lowered):
-    lowered.layer0[0, 0, 0] = float("inf")
+    weight(lowered, "layer0.weight")[0, 0, 0] = float("inf")
 
 
 def reordered_classes(lowered):
-    lowered.layer0.copy_(lowered.layer0.flip(0))
+    routing = weight(lowered, "layer0.weight")
+    routing.copy_(routing.flip(0))
 
 
 def reordered_capsules(lowered):
-    lowered.layer0.copy_(lowered.layer0.roll(1, dims=1))
+    routing = weight(lowered, "layer0.weight")
+    routing.copy_(routing.roll(1, dims=1))
 
 
 def mirrored_kernel(lowered):
-    lowered.stem.weight.copy_(lowered.stem.weight.flip(-1))
+    kernel = weight(lowered, "stem.conv.weight")
+    kernel.copy_(kernel.flip(-1))
 
 
 def half_precision_weights(lowered):
-    lowered.primary.weight.copy_(lowered.primary.weight.half().float())
+    kernel = weight(lowered, "primary_capsules.conv.weight")
+    kernel.copy_(kernel.half().float())
 
 
 def forgotten_decoder_weight(lowered):
@@ -80,7 +89,7 @@ def outputs(tamper):
 ABOVE = "is above the budget"
 FAULTS = {
     "a stem scaled by 0.1 %": (scaled("stem", 1.001), ABOVE),
-    "a primary convolution scaled by 0.1 %": (scaled("primary", 1.001), ABOVE),
+    "a primary convolution scaled by 0.1 %": (scaled("primary_capsules", 1.001), ABOVE),
     "one capsule weight": (one_weight, ABOVE),
     "one bias": (one_bias, ABOVE),
     "a NaN weight": (not_a_number, "lengths holds NaN or infinity"),

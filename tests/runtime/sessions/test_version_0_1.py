@@ -102,7 +102,7 @@ def test_iterations_that_the_graph_does_not_have_are_refused(tmp_path, iteration
         document["config"]["capsule_layers"][0]["routing_iterations"] = iterations
 
     with pytest.raises(
-        ArtifactError, match=rf"contradicts the graph: routing by \[{iterations}\] .* has 2"
+        ArtifactError, match=rf"contradicts the graph: routing of \[{iterations}\] .* has 2"
     ):
         open_session(changed(tmp_path, change), "cpu")
 
