@@ -155,7 +155,7 @@ def test_a_whole_number_is_a_ratio_and_stays_a_float():
         ({"inner": {"name": "", "pair": [1, 1]}}, "inner.pair[0]: expected str, got 1"),
         ({"inners": [{"name": ""}, 3]}, "inners[1]: expected an object, got 3"),
         ({"inners": {"name": ""}}, "inners: expected a list, got {'name': ''}"),
-        ({"animals": [{"kind": "cow"}]}, "'cow' is no animal"),
+        ({"animals": [{"kind": "cow"}]}, "animals[0]: 'cow' is no animal"),
         ({"animals": [{"kind": "dog"}]}, "animals[0].tricks is missing"),
         ({"animals": [{"kind": "cat", "lives": "9"}]}, "animals[0].lives: expected int, got '9'"),
         ({"tagged": {"value": 1}}, "tagged: expected the kind tagged, got None"),

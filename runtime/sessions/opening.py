@@ -37,6 +37,11 @@ def open_session(
 ) -> Session:
     """Open an exported artifact.
 
+    >>> import capsnet, numpy
+    >>> session = capsnet.open_session("capsnet.onnx", device="cpu")
+    >>> session.run(numpy.zeros((5, 1, 28, 28), numpy.float32))["lengths"].shape
+    (5, 10)
+
     Args:
         path: the artifact; its format is recognised by content.
         device: ``"auto"`` takes CUDA where it works, else the CPU; the others insist.

@@ -180,7 +180,7 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
         "config": json.loads(config.to_json()),
         "forms": {"routing": "projected", "convolution": "direct"},
         "decision": "lengths",
-        "claims": [claim("routing by 1 iterations", 0)],
+        "claims": [claim("routing of 1 iterations", 0)],
         "precision": "fp32",
         "inputs": [{"name": "image", "dtype": "float32", "shape": [2, 1, 12, 12]}],
         "outputs": [
@@ -196,7 +196,7 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
 
 def test_metadata_claims_the_iterations_of_every_layer():
     metadata = metadata_of(onnx_bytes(STACK, reconstruction=True))
-    assert metadata["claims"] == [claim("routing by 2 iterations, routing by 3 iterations", 1 + 2)]
+    assert metadata["claims"] == [claim("routing of 2 iterations, routing of 3 iterations", 1 + 2)]
     layers = metadata["config"]["capsule_layers"]
     assert [layer["routing_iterations"] for layer in layers] == [2, 3]
 

@@ -223,7 +223,7 @@ def test_metadata_that_claims_other_iterations_contradicts_the_graph(kind, files
         document["claims"][0] |= {"least": 3, "most": 3}
 
     file = with_parts(kind, files, tmp_path / "model", claim)
-    with pytest.raises(ArtifactError, match=r"contradicts the graph: routing by .* takes 3 of"):
+    with pytest.raises(ArtifactError, match=r"contradicts the graph: routing of .* takes 3 of"):
         open_session(file)
 
 

@@ -267,8 +267,8 @@ def other_document(batch="batch", image=(1, 12, 12), classes=5, dim=6, couplings
         ({"batch": "n"}, "inputs are"),
         ({"classes": 6}, r"outputs are lengths .*\[batch, 6\]"),
         ({"dim": 7}, r"outputs are .*\[batch, 5, 7\]"),
-        ({"couplings": 1}, r"routing of \[3\] iterations takes 1 of Exp/Softmax, .* has 2"),
-        ({"couplings": 3}, r"routing of \[3\] iterations takes 3 of Exp/Softmax, .* has 2"),
+        ({"couplings": 1}, r"routing of 3 iterations takes 1 of Exp/Softmax, .* has 2"),
+        ({"couplings": 3}, r"routing of 3 iterations takes 3 of Exp/Softmax, .* has 2"),
     ],
     ids=["height", "channels", "name", "fixed", "axis", "classes", "dim", "fewer", "more"],
 )
