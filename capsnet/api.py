@@ -1,14 +1,11 @@
-"""The front door: load, train, export and prove, verify, compare speeds.
+"""The front door: load, train, export and prove, verify, predict, compare speeds.
 
-What loads slowly is imported where it is needed, so that the process which proves an export starts
-before this one imports torch.
+Everything that a user has in memory becomes a file here: the process that proves sees nothing else.
+What loads slowly is imported where it is needed.
 """
 
-import contextlib
-import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,36 +14,28 @@ import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED, checkpoint_file
 from capsnet.definitions import own_definitions
-from capsnet.errors import CapsNetError, ConfigError, DataError, ResultError
-from capsnet.files import StagedFile, file_sha256
+from capsnet.errors import ConfigError, DataError, ResultError
 from capsnet.formats import DEFAULT_OPSET, FORMATS
-from capsnet.precision import PRECISIONS, find_precision
-from capsnet.runtime.certificate import certificate_path, write_certificate
+from capsnet.jobs import ExportSettings, export_artifacts, prove
+from capsnet.precision import PRECISIONS
 from capsnet.runtime.predict import Prediction
 from capsnet.runtime.predict import predict as classify
-from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.request import Request
-from capsnet.runtime.proof.results import ArtifactFile, Certificate, Proof, Tolerance
+from capsnet.runtime.proof.results import Certificate, Tolerance
 from capsnet.runtime.sessions.opening import open_session
 
 if TYPE_CHECKING:
     from capsnet.config import CapsNetConfig
     from capsnet.model import CapsNet
     from capsnet.runtime.bench.harness import Result
-    from capsnet.runtime.proof.locate import Stage
     from capsnet.runtime.sessions.base import Device, Session
 
 __all__ = [
-    "ExportSettings",
-    "Exported",
     "compare",
-    "export_artifacts",
     "export_model",
     "load",
-    "locate_fault",
     "open_session",
     "predict",
-    "prove",
     "train",
     "verify",
 ]
@@ -54,7 +43,6 @@ __all__ = [
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-_LOCATED_ON = 8  # images
 _BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 
 
@@ -151,150 +139,6 @@ def train(
             device=torch.device(where.device),
         )
         return load_checkpoint(path)
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What is exported, whatever the format.
-
-    Attributes:
-        precision: of weights and arithmetic, a row of :mod:`capsnet.precision`.
-        reconstruction: whether the artifact decodes images as well.
-        batch: a fixed batch size, or None for any.
-        opset: ONNX operator set.
-        forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
-    """
-
-    precision: str = "fp32"
-    reconstruction: bool = False
-    batch: int | None = None
-    opset: int = DEFAULT_OPSET
-    forms: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One artifact of an export.
-
-    Attributes:
-        path: its place; where the proof failed, nothing was written there.
-        artifact: what was written.
-        proof: None where none was asked for.
-    """
-
-    path: Path
-    artifact: ArtifactFile
-    proof: Proof | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was not found wrong."""
-        return self.proof is None or self.proof.certificate.passed
-
-
-def export_artifacts(
-    targets: Mapping[str, Path],
-    checkpoint: Path,
-    settings: ExportSettings = ExportSettings(),
-    *,
-    request: Request | None,
-    calibration: npt.ArrayLike | str | Path | None = None,
-    on_progress: Callable[[str], None] = lambda _: None,
-) -> list[Exported]:
-    """Export a checkpoint to files, and prove each: a file appears only if it passes.
-
-    Args:
-        targets: where to write each format, by name.
-        checkpoint: the network's.
-        settings: what to export.
-        request: what to prove the files against; None leaves them unproven, and removes the
-            certificate of the file that is replaced.
-        calibration: training images for a precision that is calibrated, as of
-            :func:`export_model`.
-        on_progress: called with what is going on, in words.
-
-    Returns:
-        One result for each target, in order.
-
-    Raises:
-        CapsNetError: whatever goes wrong, but for wrong numbers, which are a result.
-    """
-    with contextlib.ExitStack() as stack:
-        staged = {name: stack.enter_context(StagedFile(path)) for name, path in targets.items()}
-        # It computes the reference while this process exports.
-        judge = None if request is None else stack.enter_context(FreshProcess(request))
-        written = []
-        for name, facts in _write(staged, checkpoint, settings, calibration, targets, on_progress):
-            written.append(facts)
-            if judge is not None:
-                judge.submit(staged[name].path)
-        proofs: Sequence[Proof | None] = [None] * len(written)
-        if judge is not None:
-            on_progress("verifying")
-            names = {file.path: targets[name].name for name, file in staged.items()}
-            with _calling(names):
-                proofs = judge.proofs()
-        results = []
-        for (name, file), facts, proof in zip(staged.items(), written, proofs, strict=True):
-            results.append(_finish(file, targets[name], facts, proof))
-        return results
-
-
-def _write(
-    staged: Mapping[str, StagedFile],
-    checkpoint: Path,
-    settings: ExportSettings,
-    calibration: npt.ArrayLike | str | Path | None,
-    targets: Mapping[str, Path],
-    on_progress: Callable[[str], None],
-) -> Iterator[tuple[str, ArtifactFile]]:
-    """Write every format to its staged file."""
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.data.calibration import calibration_images
-    from capsnet.export.lower import lower
-    from capsnet.export.options import ExportOptions
-
-    model = load_checkpoint(checkpoint)
-    images = None
-    if find_precision(settings.precision).calibrated:
-        images = calibration_images(calibration, model.config.image_shape)
-    lowered = lower(
-        model,
-        reconstruction=settings.reconstruction,
-        precision=settings.precision,
-        forms=settings.forms or {},
-    )
-    options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images)
-    for name, file in staged.items():
-        on_progress(f"exporting {targets[name].name}")
-        metadata = FORMATS[name].export(lowered, file.path, options)
-        size, digest = file.path.stat().st_size, file_sha256(file.path)
-        yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
-
-
-def _finish(file: StagedFile, target: Path, facts: ArtifactFile, proof: Proof | None) -> Exported:
-    """Put a file that is not wrong in its place, and its certificate beside it."""
-    if proof is None:
-        file.commit()
-        certificate_path(target).unlink(missing_ok=True)  # of the file that was replaced
-        return Exported(target, facts, None)
-    proof = proof.renamed(target.name)
-    if proof.certificate.passed:
-        file.commit()
-        write_certificate(proof.certificate, target)
-    return Exported(target, facts, proof)
-
-
-@contextlib.contextmanager
-def _calling(names: Mapping[Path, str]) -> Iterator[None]:
-    """Call staged files by their final names in errors."""
-    try:
-        yield
-    except CapsNetError as error:
-        message = str(error)
-        for path, name in names.items():
-            message = message.replace(str(path), name)
-        raise type(error)(message) from error
 
 
 def export_model(
@@ -410,73 +254,6 @@ def verify(
             samples=samples, tolerance=tolerance, device=device,
         )  # fmt: skip
         return prove(artifact, request).certificate
-
-
-def prove(artifact: Path, request: Request, *, in_process: bool = False) -> Proof:
-    """Prove an artifact against files, and write its certificate beside it.
-
-    Args:
-        artifact: the file.
-        request: what it is compared with.
-        in_process: prove it in this process, for debugging, not in a fresh one.
-
-    Raises:
-        CapsNetError: as :func:`verify`.
-    """
-    if in_process:
-        from capsnet.runtime.proof.proof import prove as prove_here
-
-        proof = prove_here(artifact, request)
-    else:
-        # What is wrong with the file or the device is an error before the reference is computed.
-        with FreshProcess(request, prepare=False) as judge:
-            judge.submit(artifact)
-            [proof] = judge.proofs()
-    write_certificate(proof.certificate, artifact)
-    return proof
-
-
-def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
-    """Judge every stage of an artifact: of the graph for ONNX, else of its lowered network.
-
-    Args:
-        artifact: the file.
-        request: what it is compared with.
-
-    Returns:
-        The stages in the order of computation; the first that does not pass is where the fault is.
-
-    Raises:
-        CapsNetError: if something cannot be read.
-    """
-    import torch
-
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.export.lower import lower
-    from capsnet.runtime.proof.images import load_images
-    from capsnet.runtime.proof.locate import locate, onnx_stages
-    from capsnet.runtime.sessions.opening import open_session
-    from capsnet.stages import record_stages
-
-    model = load_checkpoint(request.checkpoint)
-    session = open_session(artifact, "cpu")
-    metadata = session.metadata
-    lowered = lower(
-        model,
-        reconstruction="reconstruction" in {spec.name for spec in metadata.outputs},
-        precision=metadata.precision,
-        forms=metadata.forms,
-    )
-    count = metadata.fixed_batch or _LOCATED_ON
-    few = dataclasses.replace(request, samples=count)
-    images = load_images(few, model.config, file_sha256(request.checkpoint)).images
-    images = images[np.arange(count) % len(images)]
-    if session.format == "onnx":
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(artifact, images).items()}
-    else:
-        found = record_stages(lowered, torch.from_numpy(images))
-    readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}
-    return locate(model, readable, images, metadata.precision)
 
 
 def compare(

@@ -170,7 +170,7 @@ def test_a_fault_is_located_around_a_new_kind_of_layer(trained, tmp_path, weight
     onnx.save(model, path)
     certificate = capsnet.verify(path, trained, images=IMAGES, device="cpu")
     assert not certificate.passed
-    from capsnet.api import locate_fault
+    from capsnet.jobs import locate_fault
     from capsnet.checkpoint import save_checkpoint
     from capsnet.runtime.proof.request import Request
 

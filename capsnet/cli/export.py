@@ -26,7 +26,7 @@ from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from capsnet.api import Exported
+    from capsnet.jobs import Exported
     from capsnet.runtime.proof.request import Request
 
 __all__ = ["export_command"]
@@ -107,7 +107,7 @@ def export_command(
     The file appears only after a fresh process has compared it with the original model; its
     certificate, FILE.parity.json, appears beside it.
     """
-    from capsnet.api import ExportSettings, export_artifacts
+    from capsnet.jobs import ExportSettings, export_artifacts
 
     chosen = {choice: form for choice, form in forms.items() if form != "auto"}
     _refuse_contradictions(formats, precision, chosen, calibrate, page, verified)

@@ -43,9 +43,9 @@ def verify_command(
 
     Writes the certificate ARTIFACT.parity.json, whatever the verdict.
     """
-    from capsnet.api import locate_fault, prove
     from capsnet.documents import to_values
     from capsnet.files import check_writable
+    from capsnet.jobs import locate_fault, prove
     from capsnet.runtime.certificate import certificate_path
     from capsnet.runtime.proof.tables import stage_lines
     from capsnet.runtime.sessions.opening import artifact_format

@@ -53,7 +53,7 @@ def quick(monkeypatch):
 
     quick = SimpleNamespace(content=onnx_bytes())
     monkeypatch.setattr(capsnet.export.formats.onnx, "to_onnx", write)
-    monkeypatch.setattr("capsnet.api.FreshProcess", InThisProcess)
+    monkeypatch.setattr("capsnet.jobs.FreshProcess", InThisProcess)
     return quick
 
 
@@ -651,7 +651,7 @@ def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
     for name in (
         "capsnet.checkpoint.load_checkpoint",
         "capsnet.data.idx.load_split",
-        "capsnet.api.FreshProcess",
+        "capsnet.jobs.FreshProcess",
         "capsnet.runtime.sessions.opening.open_session",
     ):
         monkeypatch.setattr(name, work)
