@@ -140,6 +140,7 @@ def test_a_new_kind_of_layer_has_a_configuration_in_json():
     assert '{"capsules": 6, "dim": 5, "kind": "summed"}' in SUMMED.to_json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["own.onnx", "own.pt", "own.pt2"])
 def test_a_new_kind_of_layer_is_exported_and_proven(trained, tmp_path, file):
     certificate = capsnet.export_model(trained, tmp_path / file, images=IMAGES, device="cpu")
@@ -151,6 +152,7 @@ def test_a_new_kind_of_layer_is_exported_and_proven(trained, tmp_path, file):
     assert capsnet.verify(tmp_path / file, trained, images=IMAGES, device="cpu").passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "stage"),
     [
@@ -170,8 +172,8 @@ def test_a_fault_is_located_around_a_new_kind_of_layer(trained, tmp_path, weight
     onnx.save(model, path)
     certificate = capsnet.verify(path, trained, images=IMAGES, device="cpu")
     assert not certificate.passed
-    from capsnet.jobs import locate_fault
     from capsnet.checkpoint import save_checkpoint
+    from capsnet.jobs import locate_fault
     from capsnet.runtime.proof.request import Request
 
     save_checkpoint(trained, checkpoint)
@@ -180,6 +182,7 @@ def test_a_fault_is_located_around_a_new_kind_of_layer(trained, tmp_path, weight
     assert next(s.name for s in stages if not s.passed) == stage
 
 
+@pytest.mark.slow
 def test_a_new_precision_is_exported_and_judged_by_its_own_budget(monkeypatch, tmp_path):
     monkeypatch.setitem(PRECISIONS, ROUNDED.name, ROUNDED)
     model = capsnet.CapsNet(BASE)
@@ -196,6 +199,7 @@ def test_a_new_precision_is_exported_and_judged_by_its_own_budget(monkeypatch, t
     assert max(errors) > allowed
 
 
+@pytest.mark.slow
 def test_a_new_format_is_exported_recognised_and_proven(monkeypatch, tmp_path):
     monkeypatch.setitem(FORMATS, BOXED.name, BOXED)
     model = capsnet.CapsNet(BASE)
@@ -207,6 +211,7 @@ def test_a_new_format_is_exported_recognised_and_proven(monkeypatch, tmp_path):
     assert session.run(IMAGES)["lengths"].shape == (24, 10)
 
 
+@pytest.mark.slow
 def test_a_new_format_that_computes_wrong_numbers_is_refused(monkeypatch, tmp_path):
     def to_wrong(lowered, path, options):
         with torch.no_grad():

@@ -97,6 +97,7 @@ def test_unknown_name_is_an_attribute_error():
     assert not hasattr(capsnet, "_nothing")
 
 
+@pytest.mark.slow
 def test_star_import_gives_all_names(tmp_path):
     code = "from capsnet import *; import json; print(json.dumps(sorted(globals())))"
     assert set(NAMES) <= set(python(code, tmp_path))

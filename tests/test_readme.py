@@ -30,6 +30,7 @@ def place(tmp_path, request):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_modules_are_found(place):
     code = """
 import capsnet.export.lower, capsnet.runtime.sessions.opening

@@ -108,6 +108,7 @@ def perturb(weights):
 # Export
 
 
+@pytest.mark.slow
 def test_export_writes_a_proven_file_and_its_certificate(folder, run, quick):
     result = run(*EXPORT, "--output", "out.onnx", "--images", "images.npy")
     assert result.code == 0
@@ -415,6 +416,7 @@ def test_search_that_fails_leaves_the_verdict(folder, run, quick, monkeypatch):
     assert json.loads((folder / "model.onnx.parity.json").read_text())["verdict"] == "fail"
 
 
+@pytest.mark.slow
 def test_fault_of_a_fixed_batch_size_is_located_with_fewer_images(folder, run, quick):
     content = onnx_bytes(batch=8)
     (folder / "model.onnx").write_bytes(
@@ -824,6 +826,7 @@ def test_network_is_trained_exported_and_verified(tmp_path):
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_errors_of_a_real_process_are_one_message_and_the_documented_code(folder):
     missing = capsnet("inspect", "none.onnx", cwd=folder)
     assert missing.returncode == 3

@@ -33,6 +33,7 @@ def test_the_table_lists_every_module_that_defines_a_kind():
     assert found == KINDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_found_without_importing_its_module_first(kind):
     code = (

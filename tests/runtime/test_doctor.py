@@ -160,6 +160,7 @@ sys.meta_path.insert(0, Finder())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [HOLLOW, MISSING, UNLOADABLE], ids=["hollow", "missing", "unload"])
 @pytest.mark.parametrize(
     ("name", "subject", "advice"),

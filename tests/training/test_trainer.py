@@ -306,6 +306,7 @@ def killed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(finished, killed, kill):
     output = killed / kill.replace(" ", "-")

@@ -68,6 +68,7 @@ def interface(values):
 # Numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_onnxruntime, run_reference])
 @pytest.mark.parametrize(
     ("config", "reconstruction"),
@@ -80,6 +81,7 @@ def test_artifact_equals_the_readable_model_in_float64(config, reconstruction, r
     assert_golden(config, run(content, images, ALL if reconstruction else ALL[:2]), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_onnxruntime, run_reference])
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_artifact_of_every_routing_equals_the_readable_model(routing, run):
@@ -96,6 +98,7 @@ def test_one_file_serves_every_batch_size(count):
     assert_golden(TINY, found, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_file_of_a_fixed_batch_size_takes_that_size(batch):
     content = onnx_bytes(SMALL, batch=batch)
@@ -109,6 +112,7 @@ def test_file_of_a_fixed_batch_size_takes_that_size(batch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_is_the_one_asked_for_and_runs(opset):
     content = onnx_bytes(ONCE if opset not in (18, 23) else SMALL, opset=opset)
@@ -317,6 +321,7 @@ def strings(message):
                 yield item
 
 
+@pytest.mark.slow
 def test_exports_in_different_folders_and_hash_orders_are_identical(exports):
     (first, second), _ = exports
     assert first == second

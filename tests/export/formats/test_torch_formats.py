@@ -58,6 +58,7 @@ def with_document(kind, files, target, **changes):
     return rewritten(files[kind], target, change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
 def test_one_file_gives_the_golden_numbers_at_every_batch_size(kind, batch, files):
@@ -87,6 +88,7 @@ def test_two_exports_are_identical_and_name_no_path(kind, files, tmp_path):
             assert not name.endswith("debug_pkl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "load"),
     [
@@ -113,6 +115,7 @@ print("fine")
     assert done.stdout.strip() == "fine", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 2, 5])
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_the_routing_is_unrolled_in_the_graph(kind, iterations, tmp_path):
@@ -227,6 +230,7 @@ def test_metadata_that_claims_other_iterations_contradicts_the_graph(kind, files
         open_session(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_metadata_that_claims_another_precision_contradicts_the_graph(

@@ -128,6 +128,7 @@ def content(tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_artifact_says_how_it_computes(content, tmp_path):
     assert metadata_of(content)["forms"]["convolution"] == "winograd"
     path = tmp_path / "model.onnx"
@@ -135,6 +136,7 @@ def test_artifact_says_how_it_computes(content, tmp_path):
     assert open_session(path, "cpu").metadata.forms["convolution"] == "winograd"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "opset"), [(2, 18), (None, 23), (5, 20)])
 def test_artifact_is_right_in_every_operator_set_and_batch_size(batch, opset, tmp_path):
     path = tmp_path / "model.onnx"
@@ -206,6 +208,7 @@ def test_fault_inside_is_located(content, tmp_path):
         assert (wrong[0] if wrong else None) == first
 
 
+@pytest.mark.slow
 def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
     model = load_checkpoint(BUNDLED_CHECKPOINT)
     operations = {}
@@ -277,6 +280,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "torchscript", "pt2"])
 @pytest.mark.parametrize("convolution", ["direct", "winograd"])
 def test_command_takes_the_convolution_that_is_asked_for(folder, convolution, kind):

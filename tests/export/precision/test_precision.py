@@ -57,6 +57,7 @@ def int8_bytes(folder, images=CALIBRATION):
 # fp16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTERS)
 @pytest.mark.parametrize("reconstruction", [False, True])
 def test_half_precision_is_proven_within_its_own_budget(folder, name, reconstruction):
@@ -69,6 +70,7 @@ def test_half_precision_is_proven_within_its_own_budget(folder, name, reconstruc
     assert certificate.artifact.metadata.precision == "fp16"
 
 
+@pytest.mark.slow
 def test_half_precision_is_no_single_precision_in_disguise(folder):
     to_onnx(lower(lively_model(WIDE), precision="fp16"), folder / "model.onnx")
     checks = judged(folder, "model.onnx").parity.checks
@@ -83,6 +85,7 @@ def test_half_precision_is_no_single_precision_in_disguise(folder):
     } <= kinds.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_half_precision_is_half_the_size(tmp_path, name):
     config = altered(WIDE, stem_channels=128, primary_groups=32)
@@ -94,6 +97,7 @@ def test_half_precision_is_half_the_size(tmp_path, name):
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTERS)
 @pytest.mark.parametrize("length", [1e-6, 1e-3, 1.0, 1e3])
 def test_half_precision_takes_capsules_of_every_length(tmp_path, name, length):
@@ -114,6 +118,7 @@ def test_half_precision_takes_capsules_of_every_length(tmp_path, name, length):
 # int8
 
 
+@pytest.mark.slow
 def test_only_the_primary_convolution_is_quantised(folder):
     model = parsed(int8_bytes(folder))
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -130,6 +135,7 @@ def test_only_the_primary_convolution_is_quantised(folder):
     assert scales  # one for each output channel
 
 
+@pytest.mark.slow
 def test_quantised_network_describes_itself_and_keeps_its_interface(folder):
     metadata = metadata_of(int8_bytes(folder))
     assert metadata["precision"] == "int8"
@@ -141,6 +147,7 @@ def test_quantised_network_describes_itself_and_keeps_its_interface(folder):
         assert outputs["lengths"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_quantised_network_is_proven_within_its_own_budget(folder):
     int8_bytes(folder)
     certificate = judged(folder, "model.onnx")
@@ -151,6 +158,7 @@ def test_quantised_network_is_proven_within_its_own_budget(folder):
     assert results["uniform noise"].allowed is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 8, 32, 33])
 def test_network_of_a_fixed_batch_size_is_calibrated_at_that_size(folder, batch):
     to_onnx(
@@ -162,6 +170,7 @@ def test_network_of_a_fixed_batch_size_is_calibrated_at_that_size(folder, batch)
     assert outputs["lengths"].shape == (5, 5)
 
 
+@pytest.mark.slow
 def test_quantiser_that_fails_is_a_failed_export(folder, monkeypatch):
     def fail(*arguments, **options):
         raise ValueError("no such range")
@@ -171,6 +180,7 @@ def test_quantiser_that_fails_is_a_failed_export(folder, monkeypatch):
         int8_bytes(folder)
 
 
+@pytest.mark.slow
 def test_same_calibration_gives_the_same_bytes(folder):
     assert int8_bytes(folder) == int8_bytes(folder)
     assert int8_bytes(folder) != int8_bytes(folder, CALIBRATION * np.float32(0.5))
@@ -197,6 +207,7 @@ def test_calibration_that_shows_nothing_is_refused(tmp_path, images, match):
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_accuracy_that_is_lost_fails(folder):
     """Class flips within the margin are excused; too many that are wrong are not."""
     int8_bytes(folder)
@@ -256,6 +267,7 @@ def export(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_command_exports_and_proves_a_precision(folder, precision):
     extra = ("--calibrate", folder / "calibration.npy") if precision == "int8" else ()
@@ -296,6 +308,7 @@ def test_bundled_calibration_images_are_no_test_images():
     assert not any(image.tobytes() in tested for image in pixels)
 
 
+@pytest.mark.slow
 def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
     model = load_checkpoint(BUNDLED_CHECKPOINT)
     single, path = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"

@@ -110,6 +110,7 @@ def results(folder):
         )
 
 
+@pytest.mark.slow
 def test_there_is_a_result_for_every_candidate_and_batch_size(results):
     names = ["eager", "onnx-naive", "onnx", "wrong", "missing"]
     assert [(r.batch, r.candidate) for r in results] == [(b, n) for b in (1, 40) for n in names]
@@ -200,6 +201,7 @@ def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(results, tmp_pat
         assert list(line.get_ydata()) == [1e3 * r.latency.p50 for r in timed]
 
 
+@pytest.mark.slow
 def test_routing_is_cut_out_and_timed_alone(folder):
     candidates = [
         PlainOnnx("onnx-naive", folder / "naive.onnx", baseline=True),
@@ -250,6 +252,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(folder, monke
         run([eager(folder), eager(folder)], 1)
 
 
+@pytest.mark.slow
 def test_candidate_that_dies_is_a_failure_of_its_own(folder, monkeypatch):
     real = harness.ChildProcess
 
@@ -272,6 +275,7 @@ def steps(*paths):
     ]
 
 
+@pytest.mark.slow
 def test_steps_of_training_are_timed_where_their_losses_agree(folder):
     path = folder / "model.safetensors"
     results = benchmark_training(steps(path, path), IMAGES, settings(4))
@@ -279,6 +283,7 @@ def test_steps_of_training_are_timed_where_their_losses_agree(folder):
     assert set(results[1].ratios) == {"literal"}
 
 
+@pytest.mark.slow
 def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
     other = lively_model(SMALL)
     other.stem.bias.data += 0.01
@@ -290,6 +295,7 @@ def test_steps_of_training_with_other_losses_get_no_speed(folder, tmp_path):
     assert results[1].latency is None
 
 
+@pytest.mark.slow
 def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, monkeypatch):
     """It dies at its first request; every later one finds the same end, and nothing waits."""
     real = harness.ChildProcess
@@ -312,6 +318,7 @@ def test_candidate_that_dies_after_its_start_does_not_stop_the_others(folder, mo
     assert "ended with code -9" in results[1].failure
 
 
+@pytest.mark.slow
 def test_failure_while_timing_is_the_failure_of_one_candidate_at_one_size(folder, monkeypatch):
     prepare = Worker.prepare
 
@@ -328,6 +335,7 @@ def test_failure_while_timing_is_the_failure_of_one_candidate_at_one_size(folder
     assert [result.failure for result in results] == [None, None, None, "out of memory"]
 
 
+@pytest.mark.slow
 def test_failure_in_a_later_round_takes_the_candidate_out(folder, monkeypatch):
     calls = []
 
@@ -364,6 +372,7 @@ def test_every_kind_of_candidate_travels_as_json():
         from_values(Candidate, {"kind": "abacus", "name": "a", "path": "b"})
 
 
+@pytest.mark.slow
 def test_images_and_outputs_may_stay_on_the_device(folder):
     """The same numbers are proven; the timed call neither takes nor gives any."""
     candidates = [
@@ -400,6 +409,7 @@ def test_cuda_graphs_are_refused_on_the_cpu(folder):
     assert "need every node there" in result.failure
 
 
+@pytest.mark.slow
 def test_half_precision_is_judged_by_its_own_budget(folder, tmp_path):
     half = dataclasses.replace(eager(folder), name="half", precision="fp16")
     rough = Eager("int8", folder / "model.safetensors", precision="int8")
@@ -483,6 +493,7 @@ def test_operations_are_counted_by_hand():
     assert found == 2 * batch * (stem + primary + routing)
 
 
+@pytest.mark.slow
 def test_operations_of_an_einsum_are_counted(folder):
     # The readable network: votes, then a sum and (but once) an agreement in each iteration.
     batch = 2
@@ -504,6 +515,7 @@ def _document(**options):
     return json.dumps(metadata_of(onnx_bytes(**options)))
 
 
+@pytest.mark.slow
 def test_profile_adds_up(folder):
     profile = profile_onnx("onnx", folder / "model.onnx", IMAGES, 6, threads=1)
     stages = {row.stage for row in profile.rows}
@@ -542,6 +554,7 @@ def own_images(monkeypatch):
     monkeypatch.setattr(proof_images, "load_images", lambda *_: ("random", IMAGES, None))
 
 
+@pytest.mark.slow
 def test_command_writes_all_that_it_measured(folder, tmp_path, own_images, capsys):
     code = bench(
         folder,
@@ -567,6 +580,7 @@ def test_command_refuses_what_is_no_artifact_before_it_starts(folder, own_images
     assert "cannot read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_fails_where_a_candidate_is_wrong(folder, own_images, capsys):
     code = bench(folder, folder / "wrong.onnx", "--candidate", "eager", "--batch", "1")
     assert code == 1
@@ -594,6 +608,7 @@ def test_command_checks_that_it_can_draw_before_it_starts(folder, tmp_path, caps
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_command_adds_precisions_and_counts_right_classes(folder, tmp_path, monkeypatch, capsys):
     from capsnet.runtime.proof import images as proof_images
 
@@ -617,6 +632,7 @@ def test_command_adds_precisions_and_counts_right_classes(folder, tmp_path, monk
     assert "accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_times_each_part(folder, own_images, tmp_path):
     for part, names in (("routing", ["onnx-naive", "onnx"]), ("training", ["literal", "trainer"])):
         options = ("--part", part, "--candidate", names[1], "--batch", "2", "--rounds", "7")

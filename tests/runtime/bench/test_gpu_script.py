@@ -53,6 +53,7 @@ def speeds(gpu, checkpoint, groups):
         return dict(gpu.measured(checkpoint, chosen, IMAGES, settings))
 
 
+@pytest.mark.slow
 def test_every_part_is_timed_where_the_cpu_can(speeds):
     parts = [f"{g}, {w}" for g in ("torch", "onnx fp16") for w in ("on the device", "with copies")]
     assert list(speeds) == [*parts, "training"]

@@ -26,17 +26,20 @@ from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.results import ImageSet, Tolerance
 
 
+@pytest.mark.slow
 def test_fresh_process_gives_the_verdict_of_this_one(folder):
     fresh, here = verify_in_fresh_process(folder), verify(folder)
     assert fresh == here
     assert fresh.passed
 
 
+@pytest.mark.slow
 def test_error_in_the_fresh_process_arrives_as_itself(folder):
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
         verify_in_fresh_process(folder, checkpoint="none.safetensors")
 
 
+@pytest.mark.slow
 def test_files_of_the_working_folder_do_not_reach_the_fresh_process(folder, monkeypatch):
     (folder / "random.py").write_text("raise SystemExit('a file of the user')")
     monkeypatch.chdir(folder)
@@ -85,6 +88,7 @@ def test_errors_keep_their_kind_and_words(child, folder, kind, greeting):
     assert type(caught.value) is kind
 
 
+@pytest.mark.slow
 def test_several_files_are_judged_in_order_against_one_reference(folder):
     def perturb(weights):
         weights.reshape(-1)[0] += 0.01
@@ -153,6 +157,7 @@ def test_hanging_child_is_a_failure(child, folder, monkeypatch):
         verify_in_fresh_process(folder, samples=5)
 
 
+@pytest.mark.slow
 def test_words_of_a_library_on_standard_output_do_not_hide_the_verdict(folder, monkeypatch):
     noise = folder / "noise"
     noise.mkdir()
@@ -162,6 +167,7 @@ def test_words_of_a_library_on_standard_output_do_not_hide_the_verdict(folder, m
     assert verify_in_fresh_process(folder).passed
 
 
+@pytest.mark.slow
 def test_definitions_are_loaded_before_the_checkpoint(folder):
     definitions = folder / "own.py"
     definitions.write_text(f"open({str(folder / 'loaded')!r}, 'w').close()")
@@ -173,6 +179,7 @@ def test_definitions_are_loaded_before_the_checkpoint(folder):
     assert (folder / "loaded").exists()
 
 
+@pytest.mark.slow
 def test_request_reaches_the_fresh_process_as_it_was(folder):
     np.save(folder / "labels.npy", np.arange(5))
     process = FreshProcess(

@@ -48,6 +48,7 @@ def stages_of(path, lowered):
     return {n: lowered.to_readable(n, torch.from_numpy(a)).numpy() for n, a in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routing", ["projected", "votes"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_stages_of_an_unbroken_artifact_are_right(routing, precision, tmp_path):
@@ -61,6 +62,7 @@ def test_the_stages_of_an_unbroken_artifact_are_right(routing, precision, tmp_pa
     assert {stage.name for stage in stages} >= set(STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_fault_in_an_onnx_graph_is_found_in_its_stage(stage, tmp_path):
     path = tmp_path / "model.onnx"
@@ -89,6 +91,7 @@ def test_a_fault_in_a_lowered_module_is_found_in_its_stage(stage):
     assert first_wrong(locate(lively_model(STACK), arrays, IMAGES, "fp32")) == expected
 
 
+@pytest.mark.slow
 def test_an_iteration_that_is_missing_is_named(tmp_path):
     shorter = with_layers(STACK, (6, 5, 2), (5, 6, 2))
     path = tmp_path / "model.onnx"

@@ -131,6 +131,7 @@ def test_wrong_decoder_weight_fails_in_the_reconstruction_alone(tmp_path):
     assert len(result.failures) > 0
 
 
+@pytest.mark.slow
 def test_missing_routing_iteration_fails(tmp_path):
     session = opened(tmp_path, onnx_bytes(with_layers(SMALL, (5, 6, 2))))
     assert compared(session, with_layers(SMALL, (5, 6, 2)), random_images(SMALL, 9)).passed

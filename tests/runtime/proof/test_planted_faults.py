@@ -152,11 +152,13 @@ def export(kind, path, plant=lambda _: None):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_the_unbroken_file_passes(kind, folder, tmp_path):
     assert verdict(folder, export(kind, tmp_path / "model")) == ("pass", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_a_planted_fault_is_caught_with_the_words_for_it(kind, fault, folder, tmp_path):
@@ -166,6 +168,7 @@ def test_a_planted_fault_is_caught_with_the_words_for_it(kind, fault, folder, tm
     assert words in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_path):
     fewer, right = tmp_path / "fewer", export(kind, tmp_path / "right")
@@ -186,6 +189,7 @@ def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_p
     assert "takes 2 of Exp/Softmax, the graph has 1" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_a_baked_batch_is_caught(kind, folder, tmp_path):
     baked, right = tmp_path / "baked", export(kind, tmp_path / "right")

@@ -129,6 +129,7 @@ def test_bundled_images_give_other_networks_no_accuracy(tmp_path):
     assert certificate.parity.accuracy is None
 
 
+@pytest.mark.slow
 def test_bundled_checkpoint_is_exported_proven_and_accurate(tmp_path):
     from capsnet.checkpoint import load_checkpoint
 

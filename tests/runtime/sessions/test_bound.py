@@ -79,6 +79,7 @@ def test_images_need_not_be_contiguous(path):
     np.testing.assert_allclose(buffers.read()["lengths"], expected["lengths"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_the_fixed_batch_size_can_be_bound(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(batch=2))
     session = OrtSession(tmp_path / "model.onnx", "cpu")

@@ -414,6 +414,7 @@ def test_what_is_no_images_is_refused_in_words(artifact, images, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["small.onnx", "small.torchscript.pt", "small.pt2"])
 @pytest.mark.parametrize(
     "convert",

@@ -40,6 +40,7 @@ def golden(name, images):
     return {"lengths": lengths.numpy(), "capsules": capsules.numpy()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_file_opens_with_the_interface_that_its_metadata_says(file):
     name, precision, routing, _ = FILES[file]
