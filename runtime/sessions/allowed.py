@@ -1,8 +1,8 @@
 """The operators that an artifact may hold, by format. Needs neither torch nor onnx.
 
-They are the ones that networks compute with: arithmetic, shapes, layers. Each is a function of what
-it takes, ends by itself, and touches nothing else. What reads or writes files, draws random numbers,
-holds graphs of its own (loops, branches, functions) or is not known here is refused.
+They are the ones that networks compute with: arithmetic, shapes, layers. Each is a function of
+what it takes, ends by itself, and touches nothing else. What reads or writes files, draws random
+numbers, holds graphs of its own (loops, branches, functions) or is not known here is refused.
 """
 
 import math
@@ -17,9 +17,15 @@ __all__ = [
     "ONNX",
     "ONNX_DOMAINS",
     "SYMBOLIC",
+    "TORCHSCRIPT",
     "check_operators",
     "check_sizes",
 ]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _ARITHMETIC = (
     "abs add addcdiv addcmul ceil clamp clamp_max clamp_min cos div eq erf exp expm1 floor "
@@ -45,43 +51,52 @@ _SHAPES = (
     "split_with_sizes squeeze stack swapaxes sym_size t tile to transpose type_as unbind unflatten "
     "unsqueeze view view_as _assert_tensor_metadata sym_numel numel constant_pad_nd"
 )
-CREATING = frozenset(
-    ("arange full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros "
-     "zeros_like one_hot").split()
+CREATING = _names(
+    "arange full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros "
+    "zeros_like one_hot"
 )
 """Those of torch that make a tensor of a size that they are told."""
 
-ATEN = CREATING.union(*map(str.split, (_ARITHMETIC, _PRODUCTS, _LAYERS, _REDUCTIONS, _SHAPES)))
+ATEN = CREATING.union(*map(_names, (_ARITHMETIC, _PRODUCTS, _LAYERS, _REDUCTIONS, _SHAPES)))
 """Those of torch, in TorchScript and torch.export alike, without their overloads."""
+
+TORCHSCRIPT = frozenset(f"aten::{name}" for name in ATEN) | {
+    *("aten::Bool", "aten::Float", "aten::FloatImplicit", "aten::Int", "aten::IntImplicit"),
+    *("aten::ScalarImplicit", "aten::add_", "aten::div_", "aten::mul_", "aten::sub_"),
+    *("prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::ListUnpack"),
+    *("prim::NumToTensor", "prim::TupleConstruct", "prim::TupleIndex", "prim::TupleUnpack"),
+    *("prim::unchecked_cast", "aten::__getitem__"),
+    # torch's own form of an older division; code of the archive that branches is not loaded at all
+    *("prim::If", "aten::is_floating_point"),
+}
+"""What torch makes of the code of TorchScript."""
 
 SYMBOLIC = frozenset(
     f"_operator.{name}"
-    for name in "add sub mul neg floordiv truediv mod getitem eq ne ge gt le lt".split()
+    for name in _names("add sub mul neg floordiv truediv mod getitem eq ne ge gt le lt")
 )
 """Those of Python that torch.export applies to sizes. No powers: they take long to compute."""
 
-ONNX = frozenset(
-    (
-        # arithmetic
-        "Abs Add And BitShift Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual IsInf "
-        "IsNaN Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow Reciprocal Round Sigmoid "
-        "Sign Sin Sqrt Sub Sum Tan Tanh Where Xor "
-        # products and layers
-        "AveragePool BatchNormalization Celu Conv Einsum Elu Gelu Gemm GlobalAveragePool "
-        "GlobalMaxPool GroupNormalization HardSigmoid HardSwish InstanceNormalization "
-        "LayerNormalization LeakyRelu LogSoftmax LpNormalization MatMul MaxPool Mish PRelu Relu "
-        "Selu Softmax Softplus Softsign ThresholdedRelu "
-        # reductions
-        "ArgMax ArgMin CumSum ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean "
-        "ReduceMin ReduceProd ReduceSum ReduceSumSquare TopK "
-        # shapes
-        "Cast CastLike Concat Constant ConstantOfShape DepthToSpace Expand Flatten Gather "
-        "GatherElements GatherND Identity Pad Range Reshape Shape Size Slice SpaceToDepth Split "
-        "Squeeze Tile Transpose Unsqueeze "
-        # precisions
-        "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv "
-        "QLinearMatMul QuantizeLinear"
-    ).split()
+ONNX = _names(
+    # arithmetic
+    "Abs Add And BitShift Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual IsInf "
+    "IsNaN Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow Reciprocal Round Sigmoid "
+    "Sign Sin Sqrt Sub Sum Tan Tanh Where Xor "
+    # products and layers
+    "AveragePool BatchNormalization Celu Conv Einsum Elu Gelu Gemm GlobalAveragePool "
+    "GlobalMaxPool GroupNormalization HardSigmoid HardSwish InstanceNormalization "
+    "LayerNormalization LeakyRelu LogSoftmax LpNormalization MatMul MaxPool Mish PRelu Relu "
+    "Selu Softmax Softplus Softsign ThresholdedRelu "
+    # reductions
+    "ArgMax ArgMin CumSum ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean "
+    "ReduceMin ReduceProd ReduceSum ReduceSumSquare TopK "
+    # shapes
+    "Cast CastLike Concat Constant ConstantOfShape DepthToSpace Expand Flatten Gather "
+    "GatherElements GatherND Identity Pad Range Reshape Shape Size Slice SpaceToDepth Split "
+    "Squeeze Tile Transpose Unsqueeze "
+    # precisions
+    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv "
+    "QLinearMatMul QuantizeLinear"
 )
 """Those of ONNX."""
 

@@ -20,17 +20,22 @@ _GRAPH_NODES, _GRAPH_WEIGHTS, _GRAPH_SPARSE = 1, 5, 15
 _NODE_INPUTS, _NODE_OUTPUTS, _NODE_OPERATOR, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTEGERS = 1, 3, 5, 8
 _ATTRIBUTE_OTHERS = {
-    **{6: "a graph", 10: "tensors", 11: "graphs", 14: "a type", 15: "types"},
-    **{21: "a reference", 22: "a sparse tensor", 23: "sparse tensors"},
+    6: "a graph",
+    10: "tensors",
+    11: "graphs",
+    14: "a type",
+    15: "types",
+    21: "a reference",
+    22: "a sparse tensor",
+    23: "sparse tensors",
 }
 _TENSOR_SIZES, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 _TENSOR_INT_32, _TENSOR_INT_64, _TENSOR_FILES, _TENSOR_PLACE = 5, 7, 13, 14
 
 # Bits of an element, by the number of its type.
-_BITS = {
-    **{1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64},
-    **{16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4},
-}
+_BITS = dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 8) | dict.fromkeys((21, 22), 4)
+_BITS |= dict.fromkeys((4, 5, 10, 16), 16) | dict.fromkeys((1, 6, 12), 32)
+_BITS |= dict.fromkeys((7, 11, 13), 64)
 _INTEGERS = {6: 4, 7: 8}
 _SIZED = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Range": (0, 1, 2)}
 """Inputs of operators that say how large their output is."""
@@ -43,6 +48,7 @@ _SIZE_ARITHMETIC = {
     "ConstantOfShape",
 }
 _MOST_SIZES = 64
+_INT_64 = 7
 _FLOATS = {1, 10, 11, 16}
 _MAKE_INTEGERS = {
     *("And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
@@ -120,9 +126,7 @@ def _read_model(content: memoryview) -> tuple[list[_Node], list[_Tensor]]:
     return nodes, weights
 
 
-def _read_graph(
-    graph: memoryview, nodes: list[_Node], weights: list[_Tensor], size: int
-) -> None:
+def _read_graph(graph: memoryview, nodes: list[_Node], weights: list[_Tensor], size: int) -> None:
     for number, wire, value in fields(graph):
         if number == _GRAPH_NODES:
             nodes.append(_read_node(_message(wire, value), size))
@@ -166,6 +170,8 @@ def _read_attribute(message: memoryview, node: _Node, size: int) -> None:
             node.tensors.append(_read_tensor(_message(wire, value), size))
     if name == "to" and numbers:
         node.to = numbers[-1]
+    elif name in ("value_int", "value_ints"):
+        node.to = _INT_64
     if name in _POSITIVE and any(n < 1 for n in numbers):
         raise ArtifactError(f"its node {node.operator} has {name} {numbers}, expected at least 1")
     if name in _POSITIVE | {"pads", "value_int", "value_ints"}:
@@ -204,10 +210,21 @@ def _read_tensor(message: memoryview, limit: int) -> _Tensor:
 def _check_memory(nodes: list[_Node], weights: list[_Tensor]) -> None:
     """What constants say of the sizes of tensors stays below what a network needs."""
     producers = {name: node for node in nodes for name in node.outputs}
-    constants = {tensor.name: tensor for tensor in weights}
+    constants = _constants(nodes, weights)
     for node in nodes:
         pending = [node.inputs[i] for i in _SIZED.get(node.operator, ()) if i < len(node.inputs)]
         check_sizes(_sizes_behind(pending, producers, constants))
+
+
+def _constants(nodes: list[_Node], weights: list[_Tensor]) -> dict[str, _Tensor]:
+    found = {tensor.name: tensor for tensor in weights}
+    if len(found) < len(weights):
+        raise ArtifactError("two of its weights have one name")
+    return found | {
+        node.outputs[0]: node.tensors[0]
+        for node in nodes
+        if node.operator == "Constant" and node.outputs and node.tensors
+    }
 
 
 def _sizes_behind(
@@ -245,7 +262,7 @@ def _check_divisions(nodes: list[_Node], weights: list[_Tensor]) -> None:
 
     Nodes come in the order in which they are computed.
     """
-    constants = {tensor.name: tensor for tensor in weights}
+    constants = _constants(nodes, weights)
     made = {name for node in nodes for name in node.outputs}
     floats = {tensor.name for tensor in weights if tensor.kind in _FLOATS}
     floats |= {name for node in nodes for name in node.inputs} - made - constants.keys()
@@ -258,15 +275,17 @@ def _check_divisions(nodes: list[_Node], weights: list[_Tensor]) -> None:
                     "positive constants; export it without that"
                 )
         if _gives_floats(node, floats):
-            floats.update(node.outputs[:1])
+            floats.update(node.outputs if node.operator == "Split" else node.outputs[:1])
 
 
 def _gives_floats(node: _Node, floats: set[str]) -> bool:
     """Whether a node's first result is of floats; false where that is not known."""
     if node.operator == "Cast":
         return node.to in _FLOATS
+    if node.operator == "CastLike":
+        return set(node.inputs[1:]) <= floats
     if node.operator in ("Constant", "ConstantOfShape"):
-        return all(tensor.kind in _FLOATS for tensor in node.tensors)
+        return node.to != _INT_64 and all(tensor.kind in _FLOATS for tensor in node.tensors)
     if node.operator == "DequantizeLinear":
         return True
     return node.operator not in _MAKE_INTEGERS and bool(set(node.inputs[:3]) & floats)

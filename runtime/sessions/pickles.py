@@ -15,8 +15,15 @@ from capsnet.errors import ArtifactError
 __all__ = ["Built", "Tensor", "check_extent", "read_pickle"]
 
 _ITEM_SIZES = {
-    **{"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2},
-    **{"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1},
+    "DoubleStorage": 8,
+    "FloatStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "LongStorage": 8,
+    "IntStorage": 4,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
     "BoolStorage": 1,
 }
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "NEWFALSE", "NEWTRUE"}

@@ -140,15 +140,13 @@ def _check_program(program: dict[str, Any]) -> None:
 def _operators(nodes: list[dict[str, Any]]) -> tuple[list[str], frozenset[str]]:
     """The operators, and those of them that are allowed, whatever their overload."""
     found = [node["target"] for node in nodes]
-    allowed = {
-        target
-        for target in found
-        if target in SYMBOLIC
-        or (match := re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", target))
-        and match[1] in ATEN
-        and "out" not in match[2]
-    }
+    allowed = {target for target in found if target in SYMBOLIC or _is_aten(target)}
     return found, frozenset(allowed)
+
+
+def _is_aten(target: str) -> bool:
+    match = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", target)
+    return match is not None and match[1] in ATEN and "out" not in match[2]
 
 
 def _check_node(node: dict[str, Any]) -> None:

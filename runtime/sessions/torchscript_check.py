@@ -94,7 +94,9 @@ def _check_class(kind: ast.ClassDef, constants: int) -> Fields:
 
 def _check_function(function: ast.FunctionDef, constants: int) -> None:
     if function.name != "forward" or function.decorator_list:
-        raise ArtifactError(f"its code holds the method {function.name}, which could run on loading")
+        raise ArtifactError(
+            f"its code holds the method {function.name}, which could run on loading"
+        )
     given = function.args
     if given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults:
         raise ArtifactError("its forward takes something else than the images")
@@ -165,7 +167,7 @@ def _numbers(values: ast.List) -> Iterator[int]:
 
 
 def _type(annotation: ast.expr) -> str:
-    """The name of a type; refuses what is neither a tensor, a number, nor a class of the archive."""
+    """The name of a type; refuses all but tensors, numbers and classes of the archive."""
     name = ast.unparse(annotation)
     plain = {n.id for n in ast.walk(annotation) if isinstance(n, ast.Name)}
     if not (plain <= _TYPES or re.fullmatch(r"__torch__(\.\w+)+", name)):
