@@ -188,6 +188,7 @@ def _check_word(text: str, key: str) -> None:
     patterns = {
         "expr_str": _EXPRESSION,
         "torch_version": _VERSION,
+        "as_string": _NOTE,  # such as the equation of a sum; it stays a text
         **dict.fromkeys(_NOTES, _NOTE),
     }
     if key in ("in_spec", "out_spec"):
