@@ -190,11 +190,11 @@ def _check_archive(path: Path) -> None:
                 records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(
-            f"cannot read checkpoint {path}: truncated or damaged ({error})"
+            f"{path} is not a checkpoint: its zip archive is truncated or damaged ({error})"
         ) from error
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise CheckpointError(
-            f"{path} holds compressed records, expected them stored, as torch.save does it; "
+            f"{path} is not a checkpoint: it holds compressed records, expected them stored, as torch.save does it; "
             "save the state_dict again"
         )
     names = {record.filename.casefold() for record in records}
