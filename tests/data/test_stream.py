@@ -1,6 +1,6 @@
 import gzip
-import os
 import io
+import os
 import random
 import struct
 import subprocess
