@@ -194,8 +194,8 @@ def _check_archive(path: Path) -> None:
         ) from error
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise CheckpointError(
-            f"{path} is not a checkpoint: it holds compressed records, expected them stored, as torch.save does it; "
-            "save the state_dict again"
+            f"{path} is not a checkpoint: it holds compressed records, expected them stored, as "
+            "torch.save does it; save the state_dict again"
         )
     names = {record.filename.casefold() for record in records}
     if sum(record.file_size for record in records) > size or len(names) < len(records):
