@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from capsnet.errors import OutputError
 
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
     A pipe would make its reader wait for a writer, and a device may never end: they are refused

@@ -155,7 +155,8 @@ def _read_node(message: memoryview, size: int) -> _Node:
 
 
 def _read_attribute(message: memoryview, node: _Node, size: int) -> None:
-    name, numbers = "", []
+    name = ""
+    numbers: list[int] = []
     for number, wire, value in fields(message):
         if number in _ATTRIBUTE_OTHERS:
             raise ArtifactError(
