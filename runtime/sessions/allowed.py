@@ -12,7 +12,6 @@ from capsnet.errors import ArtifactError
 
 __all__ = [
     "ATEN",
-    "CREATING",
     "LARGEST",
     "ONNX",
     "ONNX_DOMAINS",
@@ -51,13 +50,13 @@ _SHAPES = (
     "split_with_sizes squeeze stack swapaxes sym_size t tile to transpose type_as unbind unflatten "
     "unsqueeze view view_as _assert_tensor_metadata sym_numel numel constant_pad_nd"
 )
-CREATING = _names(
+_CREATING = _names(
     "arange full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros "
     "zeros_like one_hot"
 )
 """Those of torch that make a tensor of a size that they are told."""
 
-ATEN = CREATING.union(*map(_names, (_ARITHMETIC, _PRODUCTS, _LAYERS, _REDUCTIONS, _SHAPES)))
+ATEN = _CREATING.union(*map(_names, (_ARITHMETIC, _PRODUCTS, _LAYERS, _REDUCTIONS, _SHAPES)))
 """Those of torch, in TorchScript and torch.export alike, without their overloads."""
 
 TORCHSCRIPT = frozenset(f"aten::{name}" for name in ATEN) | {
