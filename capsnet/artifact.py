@@ -1,12 +1,13 @@
 """What an exported artifact says about itself: one JSON document. Needs neither torch nor onnx."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from capsnet.documents import from_values, to_values
-from capsnet.errors import ArtifactError
+from capsnet.documents import from_values, parse_json, to_values
+from capsnet.errors import ArtifactError, printable
 
 __all__ = [
     "COUPLINGS",
@@ -33,6 +34,10 @@ COUPLINGS = (
     *("Exp", "Softmax", "aten::exp", "aten::softmax"),
     *("aten.exp.default", "aten.softmax.int", "aten._softmax.default"),
 )
+
+
+_LARGEST = 2**26
+"""Elements of an input or output, at a fixed batch size."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,8 @@ class ArtifactMetadata:
                 itself.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
+            _refuse_control_characters(values)
             version = values["schema_version"]
             if version == 1:
                 values = _from_version_1(values)
@@ -167,6 +173,18 @@ class ArtifactMetadata:
                 "the metadata names an input or output that is not float32 with a batch axis; "
                 "export again"
             )
+        for spec in (*self.inputs, *self.outputs):
+            sizes = [n for n in spec.shape if isinstance(n, int)]
+            if any(n < 1 for n in sizes) or math.prod(sizes) > _LARGEST:
+                raise ArtifactError(
+                    f"the metadata gives {spec.name} the shape {list(spec.shape)}, expected "
+                    f"positive sizes and at most {_LARGEST} elements; export again"
+                )
+            if len(sizes) < len(spec.shape) - 1:
+                raise ArtifactError(
+                    f"the metadata gives {spec.name} the shape {list(spec.shape)}, expected "
+                    "numbers behind the batch axis; export again"
+                )
         if len({spec.shape[0] for spec in (*self.inputs, *self.outputs)}) > 1:
             raise ArtifactError(
                 "the metadata contradicts itself: inputs and outputs of different batch sizes; "
@@ -177,6 +195,19 @@ class ArtifactMetadata:
                 f"the metadata contradicts itself: {self.decision} decides the class, and is none "
                 "of its outputs; export again"
             )
+
+
+def _refuse_control_characters(values: Any) -> None:
+    """Raise ValueError where a document holds text that a terminal would obey."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            _refuse_control_characters(name)
+            _refuse_control_characters(value)
+    elif isinstance(values, list):
+        for value in values:
+            _refuse_control_characters(value)
+    elif isinstance(values, str) and printable(values) != values:
+        raise ValueError(f"{values[:60]!r} holds control characters")
 
 
 def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Checkpoints: weights and configuration in one safetensors file. No pickle."""
 
 import json
+import os
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,9 @@ from torch import Tensor
 
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import ASSETS
-from capsnet.documents import to_values
+from capsnet.documents import parse_json, to_values
 from capsnet.errors import CheckpointError, ConfigError
-from capsnet.files import atomic_path
+from capsnet.files import atomic_path, open_regular
 from capsnet.importers.readable_capsnet import from_readable_capsnet
 from capsnet.model import CapsNet
 
@@ -77,7 +80,7 @@ def load_checkpoint(path: Path | str) -> CapsNet:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(9)
     except OSError as error:
         raise CheckpointError(
@@ -133,7 +136,7 @@ def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
             "or capsnet.checkpoint.save_checkpoint"
         )
     try:
-        document = json.loads(metadata[_METADATA_KEY])
+        document = parse_json(metadata[_METADATA_KEY])
         version = document.get("schema_version", 1)
         if version > _SCHEMA_VERSION:
             raise CheckpointError(
@@ -146,6 +149,7 @@ def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
 
 
 def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
@@ -170,6 +174,35 @@ def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
         ) from error
     except (ConfigError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the tensors describe no network: {error}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError where a zip archive would become larger than its file.
+
+    torch stores its records as they are. Compressed, a few megabytes may hold any number of zeros.
+    """
+    try:
+        with open_regular(path) as file:
+            if file.read(2) != b"PK":
+                return  # the form that torch used to write, which has no compression
+            size = os.fstat(file.fileno()).st_size
+            with zipfile.ZipFile(file) as archive:
+                records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its zip archive is truncated or damaged ({error})"
+        ) from error
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it holds compressed records, expected them stored, as "
+            "torch.save does it; save the state_dict again"
+        )
+    names = {record.filename.casefold() for record in records}
+    if sum(record.file_size for record in records) > size or len(names) < len(records):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its records claim more bytes than the file has, or "
+            "share a name; save the state_dict again"
+        )
 
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:

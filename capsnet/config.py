@@ -1,11 +1,12 @@
 """The configuration of a capsule network: its layers, validated, and as JSON."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from capsnet.documents import from_values, to_values
+from capsnet.documents import from_values, parse_json, to_values
 from capsnet.errors import ConfigError
 from capsnet.importers.version_0_1 import from_flat, is_flat
 from capsnet.layers.base import LayerConfig, Shape
@@ -13,6 +14,7 @@ from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.stem import ConvConfig
+from capsnet.limits import MOST_LAYERS, MOST_VALUES, require_at_most
 from capsnet.presets import PRESETS
 
 __all__ = ["CapsNetConfig", "preset"]
@@ -49,11 +51,13 @@ class CapsNetConfig:
         for axis, size in zip(("channels", "height", "width"), self.image_shape, strict=True):
             if type(size) is not int or size < 1:
                 raise ConfigError(f"image_shape: {axis} must be a positive integer, got {size!r}")
+        require_at_most("the values of an image", math.prod(self.image_shape), MOST_VALUES)
         if not isinstance(self.capsule_layers, tuple) or not self.capsule_layers:
             raise ConfigError(
                 "capsule_layers must be a tuple of at least one layer, the classes, "
                 f"got {self.capsule_layers!r}"
             )
+        require_at_most("the number of capsule layers", len(self.capsule_layers), MOST_LAYERS)
         for name, layer in self.layers().items():
             if not isinstance(layer, LayerConfig):
                 raise ConfigError(f"{name} must be the configuration of a layer, got {layer!r}")
@@ -79,6 +83,7 @@ class CapsNetConfig:
                 shapes.append(layer.output_shape(shapes[-1]))
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from error
+            require_at_most(f"{name}: the values it gives", math.prod(shapes[-1]), MOST_VALUES)
         return tuple(shapes)
 
     @property
@@ -103,8 +108,8 @@ class CapsNetConfig:
             ConfigError: if the text is not JSON, or describes no network.
         """
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise ConfigError(f"the configuration is not JSON: {error}") from error
         return cls.from_dict(values)
 
@@ -119,7 +124,7 @@ class CapsNetConfig:
             if isinstance(values, Mapping) and is_flat(values):
                 values = from_flat(values)
             return from_values(cls, values)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"the configuration does not describe a CapsNet: {error}") from error
 
 

@@ -6,12 +6,14 @@ Reading is strict: a missing or unknown key and a value of another type are erro
 import collections.abc
 import dataclasses
 import functools
+import json
 import types
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-__all__ = ["from_values", "to_values"]
+__all__ = ["from_values", "parse_json", "to_values"]
 
 T = TypeVar("T")
 
@@ -33,6 +35,28 @@ def to_values(document: Any) -> Any:
     if isinstance(document, list | tuple):
         return [to_values(value) for value in document]
     return str(document) if isinstance(document, Path) else document
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON values.
+
+    Raises:
+        ValueError: if the text is not JSON, is nested too deeply, or names a key twice: readers
+            would differ in which of the two they take.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"the key {twice!r} occurs more than once")
+    return found
 
 
 def from_values(kind: type[T], values: Any, where: str = "") -> T:

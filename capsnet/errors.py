@@ -13,6 +13,7 @@
 A message says what was wrong, what was expected, and what to do.
 """
 
+import unicodedata
 from typing import ClassVar
 
 __all__ = [
@@ -26,13 +27,20 @@ __all__ = [
     "OutputError",
     "ResultError",
     "first_line",
+    "printable",
 ]
 
 
 class CapsNetError(Exception):
-    """Base of the toolkit's errors; ``exit_code`` is what the command line returns for it."""
+    """Base of the toolkit's errors; ``exit_code`` is what the command line returns for it.
+
+    A message may quote a file that others wrote, so what a terminal would obey is spelled out.
+    """
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(CapsNetError):
@@ -69,6 +77,21 @@ class ResultError(CapsNetError):
     """An artifact that computes something other than the model it was exported from."""
 
     exit_code = 1
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal obeys: control characters become escapes such as ``\\x1b``.
+
+    Those that turn the direction of the text around are among them. Ends of lines and tabs stay.
+    """
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c)
+        for c in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,11 @@
 """Files that appear whole or not at all, and their digests."""
 
 import contextlib
+import errno
 import hashlib
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +13,55 @@ from typing import Self
 
 from capsnet.errors import OutputError
 
-__all__ = ["StagedFile", "atomic_path", "check_writable", "file_sha256"]
+__all__ = [
+    "StagedFile",
+    "atomic_path",
+    "check_writable",
+    "file_sha256",
+    "open_regular",
+    "read_file",
+]
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading.
+
+    A pipe would make its reader wait for a writer, and a device may never end: they are refused
+    before anything is read, without waiting.
+
+    Args:
+        path: the file, or a link to one.
+
+    Raises:
+        OSError: if it cannot be opened, or is no regular file; ``strerror`` says which.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "It is a pipe or a device, not a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a regular file, read once.
+
+    Raises:
+        OSError: as :func:`open_regular` does.
+    """
+    with open_regular(path) as file:
+        return file.read()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as lower-case hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file's bytes, as lower-case hexadecimal."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

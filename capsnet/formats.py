@@ -26,7 +26,8 @@ class Format:
             archive, the names of its records without their common folder.
         export: writes a lowered network: ``(lowered, path, options) -> ArtifactMetadata``, with
             :class:`capsnet.export.options.ExportOptions`.
-        open: opens an artifact: ``(path, device, threads, tf32) -> Session``.
+        open: opens an artifact: ``(path, content, device, threads, tf32) -> Session``; the
+            content is all of the file, the path is for messages, and nothing is read from it.
         takes_opset: whether ``--opset`` means something to it.
     """
 

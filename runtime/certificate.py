@@ -6,9 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capsnet.documents import to_values
-from capsnet.errors import ArtifactError, ResultError
-from capsnet.files import atomic_path, file_sha256
+from capsnet.documents import parse_json, to_values
+from capsnet.errors import ArtifactError, ResultError, printable
+from capsnet.files import atomic_path, read_file
 
 if TYPE_CHECKING:
     from capsnet.runtime.proof.results import Certificate
@@ -64,43 +64,55 @@ def write_certificate(certificate: "Certificate", artifact: Path) -> Path:
     return target
 
 
-def require_certificate(artifact: Path) -> tuple[str, ...]:
+def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
     """Refuse an artifact that is not proven.
 
     Args:
         artifact: the file; its certificate is looked for beside it.
+        sha256: of the bytes that are about to run, lower-case hexadecimal.
 
     Returns:
         Notes in words where this environment differs from the one of the proof.
 
     Raises:
         ArtifactError: if the certificate is missing, unreadable, or belongs to other bytes.
-        ResultError: if its verdict is not that the artifact passes.
+        ResultError: if its verdict is not that the artifact passes, or it passes only within a
+            tolerance that a user set looser than the error budget.
     """
     path = certificate_path(artifact)
     advice = f"run: capsnet verify {artifact}"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_file(path))
         schema, verdict = document["schema_version"], document["verdict"]
-        digest, proven_in = document["artifact"]["sha256"], dict(document["environment"])
+        digest, overridden = (
+            document["artifact"]["sha256"],
+            document["parity"].get("overridden", False),
+        )
+        proven_in = {str(name): str(found) for name, found in document["environment"].items()}
     except FileNotFoundError as error:
         raise ArtifactError(f"{artifact} has no certificate {path.name}; {advice}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the certificate {path} is damaged: {error!r}; {advice}") from error
     if schema != SCHEMA_VERSION:
         raise ArtifactError(
             f"the certificate {path} has schema version {schema}, this toolkit reads "
             f"{SCHEMA_VERSION}; {advice}"
         )
-    if digest != file_sha256(artifact):
+    if digest != sha256:
         raise ArtifactError(f"the certificate {path} belongs to other bytes; {advice}")
     if verdict != "pass":
         raise ResultError(
             f"the certificate {path} says that {artifact.name} is wrong; export again"
         )
+    if overridden is not False:
+        raise ResultError(
+            f"the certificate {path} passes {artifact.name} only within a tolerance that was set "
+            f"looser than the error budget; prove it without one: capsnet verify {artifact}"
+        )
     here = environment()
+    found = {n: (proven_in.get(n, "absent"), here.get(n, "absent")) for n in proven_in | here}
     return tuple(
-        f"proven with {name} {proven_in.get(name, 'absent')}, here it is {here.get(name, 'absent')}"
-        for name in sorted(proven_in.keys() | here.keys())
-        if proven_in.get(name) != here.get(name)
+        printable(f"proven with {name} {there}, here it is {now}")
+        for name, (there, now) in sorted(found.items())
+        if there != now
     )

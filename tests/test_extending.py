@@ -5,9 +5,7 @@ path, so it imports nothing but the package.
 """
 
 import dataclasses
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -89,11 +87,8 @@ def to_boxed(lowered, path, options):
 class BoxedSession(OrtSession):
     format = "boxed"
 
-    def __init__(self, path, device, threads=None, tf32=False):
-        with tempfile.TemporaryDirectory() as folder:
-            inner = Path(folder, "model.onnx")
-            inner.write_bytes(path.read_bytes().removeprefix(MAGIC))
-            super().__init__(inner, device, threads, tf32)
+    def __init__(self, path, content, device, threads=None, tf32=False):
+        super().__init__(path, content.removeprefix(MAGIC), device, threads, tf32)
 
 
 BOXED = Format(

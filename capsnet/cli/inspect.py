@@ -23,15 +23,14 @@ def inspect_command(out: Output, artifact: Path, device: "Device") -> None:
     from rich.markup import escape
 
     from capsnet.documents import to_values
-    from capsnet.files import file_sha256
     from capsnet.runtime.sessions.opening import open_session
 
     session = open_session(artifact, device)
     document: dict[str, Any] = {
         "file": artifact.name,
         "format": session.format,
-        "bytes": artifact.stat().st_size,
-        "sha256": file_sha256(artifact),
+        "bytes": session.bytes,
+        "sha256": session.sha256,
         "device": session.device,
         "device_reason": session.device_reason,
         "providers": session.providers(),

@@ -14,6 +14,7 @@ from capsnet.bundled import ASSETS
 from capsnet.data.arrays import ArrayHeader, Stream, streamed
 from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
+from capsnet.files import open_regular
 
 __all__ = [
     "ASSETS",
@@ -83,7 +84,7 @@ def idx_images(path: Path, image_shape: ImageShape) -> Source:
 
 
 def _is_gzipped(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(2) == GZIP_MAGIC
 
 

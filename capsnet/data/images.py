@@ -9,6 +9,7 @@ import numpy as np
 from capsnet.data.arrays import scaled
 from capsnet.data.source import Image, ImageShape, Source, reading
 from capsnet.errors import DataError
+from capsnet.files import open_regular
 
 __all__ = ["IMAGE_MAGIC", "folder_images", "image_file"]
 
@@ -68,7 +69,11 @@ def _decoded(path: Path, image_shape: ImageShape) -> Image:
             "is grey (1) or colour (3); give the images as an array (.npy)"
         )
     try:
-        with reading(str(path)), Pillow.open(path, formats=("PNG", "JPEG")) as image:
+        with (
+            reading(str(path)),
+            open_regular(path) as file,
+            Pillow.open(file, formats=("PNG", "JPEG")) as image,
+        ):
             if image.size != (width, height):
                 raise DataError(
                     f"{path} is {image.height}x{image.width} pixels (height x width), the network "

@@ -1,6 +1,7 @@
 """Images in NumPy's ``.npy`` and ``.npz`` files. Pickles are never loaded."""
 
 import functools
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,11 @@ from capsnet.data.arrays import (
 )
 from capsnet.data.source import ImageShape, Source, damaged
 from capsnet.errors import DataError
+from capsnet.files import open_regular
 
 __all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz"]
+
+_LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
 
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without members
@@ -30,7 +34,7 @@ ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without mem
 def npy(path: Path, image_shape: ImageShape) -> Source:
     """The images of one ``.npy`` file, which is mapped into memory, not read."""
     name = str(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         layout = find_layout(name, _read_npy_header(file, name), image_shape)
         check_size(name, file.tell(), layout, path.stat().st_size)
     return Source(layout.count, named_images(name, layout, _mapped_rows(path, layout)))
@@ -38,7 +42,7 @@ def npy(path: Path, image_shape: ImageShape) -> Source:
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
     """The images of every member of an ``.npz`` file; each is valid until the next one."""
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if not members:
             raise DataError(
@@ -63,12 +67,17 @@ def _mapped_rows(path: Path, layout: Layout) -> Iterator[npt.NDArray[Any]]:
 
 def _read_npy_header(stream: Stream, name: str) -> ArrayHeader:
     readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
     }
     try:
         # Other versions hold records, which are no images.
-        shape, fortran_order, dtype = readers[np.lib.format.read_magic(stream)](stream)
+        digits, read = readers[np.lib.format.read_magic(stream)]
+        length = stream.read(digits)
+        size = int.from_bytes(length, "little")
+        if size > _LONGEST_HEADER:  # numpy would read all of it first
+            raise ValueError(f"it claims {size} bytes, expected at most {_LONGEST_HEADER}")
+        shape, fortran_order, dtype = read(io.BytesIO(length + stream.read(size)))
     except Exception as error:  # numpy parses it as Python source: damage raises almost anything
         raise damaged(name, f"no valid header of a NumPy array: {error}") from error
     return ArrayHeader(dtype, shape, fortran_order)

@@ -15,6 +15,7 @@ from capsnet.data.images import IMAGE_MAGIC, folder_images, image_file
 from capsnet.data.numpy_files import NPY_MAGIC, ZIP_MAGIC, npy, npz
 from capsnet.data.source import ImageShape, Source, reading
 from capsnet.errors import DataError
+from capsnet.files import open_regular
 
 __all__ = ["count_images", "stream_images"]
 
@@ -94,9 +95,9 @@ def _sources_in(path: Path, image_shape: ImageShape) -> Iterator[Source]:
         if path.is_dir():
             yield from folder_images(path, image_shape)
             return
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"cannot read {name}: there is no such file or folder; check the path")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(8)
         if head.startswith(IMAGE_MAGIC):
             yield image_file(path, image_shape)

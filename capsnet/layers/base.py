@@ -10,6 +10,7 @@ from torch import nn
 
 from capsnet.errors import ConfigError
 from capsnet.layers import KINDS
+from capsnet.limits import MOST_VALUES, require_at_most
 
 __all__ = ["LayerConfig", "Shape", "require_positive"]
 
@@ -74,10 +75,12 @@ class LayerConfig(ABC):
 
 
 def require_positive(config: LayerConfig) -> None:
-    """Raise ConfigError unless every number in a configuration is a positive integer."""
+    """Raise ConfigError unless every number is a positive integer within the limits."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type in (int, "int") and (type(value) is not int or value < 1):
             raise ConfigError(
                 f"{config.kind}: {field.name} must be a positive integer, got {value!r}"
             )
+        if field.type is int:
+            require_at_most(f"{config.kind}: {field.name}", value, MOST_VALUES)

@@ -10,6 +10,7 @@ from torch import nn
 
 from capsnet.errors import ConfigError
 from capsnet.layers.base import Shape
+from capsnet.limits import MOST_LAYERS, MOST_VALUES, require_at_most
 
 __all__ = ["Decoder", "DecoderConfig"]
 
@@ -38,6 +39,8 @@ class DecoderConfig:
         for size in self.hidden:
             if type(size) is not int or size < 1:
                 raise ConfigError(f"decoder: hidden must be positive integers, got {size!r}")
+            require_at_most("decoder: a hidden layer", size, MOST_VALUES)
+        require_at_most("decoder: the number of hidden layers", len(self.hidden), MOST_LAYERS)
 
     def build(self, capsules: Shape, image_shape: Shape) -> "Decoder":
         """A new decoder, with random weights.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from capsnet.errors import ConfigError
 from capsnet.layers.base import LayerConfig, Shape, require_positive
 from capsnet.layers.squash import Squash
+from capsnet.limits import MOST_ITERATIONS, require_at_most
 
 __all__ = ["DynamicCapsules", "DynamicConfig", "iteration_stages"]
 
@@ -20,10 +21,10 @@ class DynamicConfig(LayerConfig, kind="dynamic"):
     Attributes:
         capsules: number of output capsules.
         dim: length of each one's pose vector.
-        routing_iterations: rounds of routing, at least 1 (the paper uses 3).
+        routing_iterations: rounds of routing, 1 to 100 (the paper uses 3).
 
     Raises:
-        ConfigError: if a value is not a positive integer.
+        ConfigError: if a value is not a positive integer, or too large.
     """
 
     capsules: int
@@ -32,6 +33,7 @@ class DynamicConfig(LayerConfig, kind="dynamic"):
 
     def __post_init__(self) -> None:
         require_positive(self)
+        require_at_most("dynamic: routing_iterations", self.routing_iterations, MOST_ITERATIONS)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 2:

@@ -120,7 +120,7 @@ class Prover:
         return Certificate(
             schema_version=SCHEMA_VERSION,
             verdict="pass" if passed else "fail",
-            artifact=ArtifactFile.describe(artifact, session.format, session.metadata),
+            artifact=ArtifactFile.describe(artifact, session),
             checkpoint_sha256=self._digest,
             images=ImageSet(self._source, len(self._images)),
             device=session.device,

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.files import file_sha256
 from capsnet.precision import Budget
+
+if TYPE_CHECKING:
+    from capsnet.runtime.sessions.base import Session
 
 __all__ = [
     "Accuracy",
@@ -167,10 +169,9 @@ class ArtifactFile:
     metadata: ArtifactMetadata
 
     @classmethod
-    def describe(cls, path: Path, artifact_format: str, metadata: ArtifactMetadata) -> Self:
-        """The facts of a file that lies there."""
-        size, digest = path.stat().st_size, file_sha256(path)
-        return cls(path.name, size, digest, artifact_format, metadata)
+    def describe(cls, path: Path, session: "Session") -> Self:
+        """The facts of the bytes that a session runs, whatever lies there by now."""
+        return cls(path.name, session.bytes, session.sha256, session.format, session.metadata)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,19 @@ from capsnet.errors import ArtifactError, ConfigError
 from capsnet.precision import find_precision
 from capsnet.runtime.sessions.images import Images, as_images
 
-__all__ = ["Arrays", "Device", "Images", "Session"]
+__all__ = ["Arrays", "Device", "Images", "Session", "refuse_foreign"]
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def refuse_foreign(path: Path, content: bytes, check: Callable[[bytes], None]) -> None:
+    """Raise ArtifactError, which names the file, where its content is not what exporters write."""
+    try:
+        check(content)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{path} is truncated, damaged, or not what capsnet-export writes: {error}"
+        ) from error
 
 
 class Session(ABC):
@@ -28,6 +38,8 @@ class Session(ABC):
         device_reason: why there.
         metadata: what the artifact says about itself.
         largest_batch: images that are computed at once; more run in parts. None for no limit.
+        bytes: size of the file.
+        sha256: of the bytes that were opened, lower-case hexadecimal.
         notes: where this environment differs from that of the certificate that was required.
     """
 
@@ -36,6 +48,8 @@ class Session(ABC):
     device_reason: str
     metadata: ArtifactMetadata
     largest_batch: int | None = None
+    bytes: int = 0
+    sha256: str = ""
     notes: tuple[str, ...] = ()
 
     @property

@@ -12,9 +12,10 @@ from capsnet.artifact import METADATA_KEY, TensorSpec
 from capsnet.device import Choice, Device, choose_device
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.sessions import cuda
-from capsnet.runtime.sessions.base import Arrays, Images, Session
+from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
 from capsnet.runtime.sessions.bound import GRAPH, NO_GRAPH, BoundBatch
 from capsnet.runtime.sessions.cuda import CPU, CUDA
+from capsnet.runtime.sessions.onnx_check import check_onnx
 from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["OrtSession", "create_session"]
@@ -38,7 +39,8 @@ class OrtSession(Session):
     """An ONNX artifact in onnxruntime.
 
     Args:
-        path: the ``.onnx`` file.
+        path: the ``.onnx`` file, for messages.
+        content: of the file.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits.
@@ -54,17 +56,18 @@ class OrtSession(Session):
 
     def __init__(
         self,
-        path: str | Path,
+        path: Path,
+        content: bytes,
         device: Device,
         threads: int | None = None,
         tf32: bool = False,
         cuda_graphs: bool = False,
     ) -> None:
-        path = Path(path)
+        refuse_foreign(path, content, check_onnx)
         choice = _choose(device, path)
         if choice.device == "cuda":
             try:
-                self._open_on_cuda(path, threads, tf32, cuda_graphs)
+                self._open_on_cuda(path, content, threads, tf32, cuda_graphs)
             except (ArtifactError, DeviceError) as error:
                 if device == "cuda":
                     raise
@@ -75,7 +78,7 @@ class OrtSession(Session):
                     f"CUDA graphs need CUDA, and {path} runs on the CPU ({choice.reason}); "
                     "open it without them"
                 )
-            self._session = create_session(path, "cpu", threads=threads)
+            self._session = create_session(content, "cpu", threads=threads, name=str(path))
         self.device, self.device_reason = choice.device, choice.reason
         self._graphs: Iterator[int] | None = None
         self._run_options: onnxruntime.RunOptions | None = None
@@ -94,11 +97,18 @@ class OrtSession(Session):
         self._check_interface(path)
         self._check_claims(path)
 
-    def _open_on_cuda(self, path: Path, threads: int | None, tf32: bool, cuda_graphs: bool) -> None:
+    def _open_on_cuda(
+        self, path: Path, content: bytes, threads: int | None, tf32: bool, cuda_graphs: bool
+    ) -> None:
         """Make a session whose nodes all run on CUDA; raise DeviceError where there is none."""
         try:
             self._session = create_session(
-                path, "cuda", threads=threads, tf32=tf32, cuda_graphs=cuda_graphs
+                content,
+                "cuda",
+                threads=threads,
+                tf32=tf32,
+                cuda_graphs=cuda_graphs,
+                name=str(path),
             )
         except ArtifactError as error:
             if not cuda_graphs:
@@ -192,6 +202,7 @@ def create_session(
     cuda_graphs: bool = False,
     profile_prefix: str | None = None,
     cuda_options: Mapping[str, str] | None = None,
+    name: str = "a model in memory",
 ) -> onnxruntime.InferenceSession:
     """Open any ONNX model in onnxruntime.
 
@@ -206,12 +217,13 @@ def create_session(
         profile_prefix: start of the name of the profile that the session's ``end_profiling``
             writes; None for no profile.
         cuda_options: more options of the CUDA provider, such as ``{"prefer_nhwc": "1"}``.
+        name: of a model that is given by its content, for messages.
 
     Raises:
         ArtifactError: if onnxruntime cannot load the model.
         DeviceError: if CUDA was asked for and is not there.
     """
-    what = "a model in memory" if isinstance(model, bytes) else str(model)
+    what = name if isinstance(model, bytes) else str(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or usable_cpus()

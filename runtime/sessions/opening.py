@@ -1,15 +1,26 @@
-"""Opening an artifact: its format is recognised by content, its device chosen."""
+"""Opening an artifact: its format is recognised by content, its device chosen.
 
+The file is read once. What is recognised, compared with the certificate, checked and run is what
+was read: another file that takes its place in the meantime changes nothing.
+"""
+
+import hashlib
+import io
+import struct
 import zipfile
 from pathlib import Path
 
 from capsnet.device import Device
-from capsnet.errors import ArtifactError, DeviceError, first_line
+from capsnet.errors import ArtifactError, CapsNetError, DeviceError, first_line
+from capsnet.files import read_file
 from capsnet.formats import FORMATS, Format
 from capsnet.runtime.certificate import require_certificate as certificate_notes
 from capsnet.runtime.sessions.base import Session
 
 __all__ = ["artifact_format", "open_session"]
+
+# What zipfile raises where the directory of an archive is damaged.
+_DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError, IndexError)
 
 _CPU_BATCH = 32
 """Images that a CPU computes at once: 128 take a quarter longer each in torch, more memory in both.
@@ -24,7 +35,7 @@ def artifact_format(path: str | Path) -> str:
     Raises:
         ArtifactError: if the file cannot be read, or is of no format that the toolkit exports.
     """
-    return _recognised(Path(path)).name
+    return _recognised(Path(path), _read(Path(path))).name
 
 
 def open_session(
@@ -62,37 +73,57 @@ def open_session(
             there.
     """
     path = Path(path)
-    notes = certificate_notes(path) if require_certificate else ()
-    row = _recognised(path)
+    content = _read(path)
+    digest = hashlib.sha256(content).hexdigest()
+    notes = certificate_notes(path, digest) if require_certificate else ()
+    row = _recognised(path, content)
     try:
-        session: Session = row.open(path, device, threads, tf32)
+        session: Session = row.open(path, content, device, threads, tf32)
+    except CapsNetError:
+        raise
+    except MemoryError as error:
+        raise DeviceError(f"there is too little memory to open {path}; free some") from error
     except ImportError as error:
         raise DeviceError(
             f"{path} is {row.name}, and what runs that cannot be imported: {first_line(error)}; "
             "find out more: capsnet doctor"
         ) from error
+    except Exception as error:  # libraries raise almost anything for a file that is damaged
+        raise ArtifactError(
+            f"{path} cannot be opened: {type(error).__name__}: {first_line(error)}; "
+            "it is damaged: export it again"
+        ) from error
     session.format = row.name
+    session.bytes, session.sha256 = len(content), digest
     session.notes = notes
     if session.device == "cpu":
         session.largest_batch = _CPU_BATCH
     return session
 
 
-def _recognised(path: Path) -> Format:
+def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-        records: frozenset[str] = frozenset()
-        if head[:2] == b"PK":
-            # torch's archives keep everything in one folder, whose name means nothing.
-            with zipfile.ZipFile(path) as archive:
-                records = frozenset(name.partition("/")[2] for name in archive.namelist())
+        return read_file(path)
     except OSError as error:
         raise ArtifactError(
             f"cannot read {path}: {error.strerror}; give an artifact that capsnet-export wrote"
         ) from error
-    except zipfile.BadZipFile as error:
-        raise ArtifactError(f"{path} is truncated or damaged: {error}; export it again") from error
+    except MemoryError as error:
+        raise DeviceError(f"there is too little memory to read {path}; free some") from error
+
+
+def _recognised(path: Path, content: bytes) -> Format:
+    head = content[:8]
+    records: frozenset[str] = frozenset()
+    if head[:2] == b"PK":
+        # torch's archives keep everything in one folder, whose name means nothing.
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                records = frozenset(name.partition("/")[2] for name in archive.namelist())
+        except _DAMAGE as error:
+            raise ArtifactError(
+                f"{path} is truncated or damaged: {error}; export it again"
+            ) from error
     for row in FORMATS.values():
         if row.recognises(head, records):
             return row

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from capsnet.device import Device, choose_device, why_torch_has_no_cuda
-from capsnet.errors import ArtifactError, first_line
-from capsnet.runtime.sessions.base import Arrays, Images, Session
+from capsnet.errors import ArtifactError, CapsNetError, first_line
+from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
 from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["Loaded", "TorchSession"]
@@ -37,7 +37,8 @@ class TorchSession(Session):
     """An artifact that torch runs.
 
     Args:
-        path: the file.
+        path: the file, for messages.
+        content: of the file.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         threads: to compute with; None for all CPUs that this process may use.
         tf32: let CUDA round the inputs of float32 products to 10 bits.
@@ -49,17 +50,24 @@ class TorchSession(Session):
     """
 
     def __init__(
-        self, path: str | Path, device: Device, threads: int | None = None, tf32: bool = False
+        self,
+        path: Path,
+        content: bytes,
+        device: Device,
+        threads: int | None = None,
+        tf32: bool = False,
     ) -> None:
-        path = Path(path)
+        refuse_foreign(path, content, self._check_content)
         choice = choose_device(device, "" if device == "cpu" else why_torch_has_no_cuda(), path)
         self.device, self.device_reason = choice.device, choice.reason
         torch.set_num_threads(threads or usable_cpus())
         if self.device == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
-            loaded = self._load(path)
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            loaded = self._load(content)
+        except CapsNetError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+        except Exception as error:  # torch raises almost anything for a file that is damaged
             raise ArtifactError(
                 f"torch cannot load {path}: {first_line(error)}; the file is truncated, damaged, "
                 "or needs another torch: export it again"
@@ -70,8 +78,12 @@ class TorchSession(Session):
         self._check_interface(path)
 
     @abstractmethod
-    def _load(self, path: Path) -> Loaded:
-        """Read the file, onto ``self.device``."""
+    def _check_content(self, content: bytes) -> None:
+        """Raise ArtifactError where the file holds more than a network; torch is not asked yet."""
+
+    @abstractmethod
+    def _load(self, content: bytes) -> Loaded:
+        """The network in the file, on ``self.device``; nothing of it runs."""
 
     @property
     def placement(self) -> Mapping[str, str]:

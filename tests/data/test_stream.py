@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import random
 import struct
 import subprocess
@@ -454,10 +455,10 @@ def test_missing_file(tmp_path):
 def test_unreadable_file(tmp_path, monkeypatch):
     path = npy(tmp_path, pixels(4, 5))
 
-    def refuse_open(self, *args):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse_open(path, *args):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse_open)
+    monkeypatch.setattr(os, "open", refuse_open)
     refuse(path, "Permission denied; check the path and its permissions")
 
 

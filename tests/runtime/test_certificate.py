@@ -60,13 +60,13 @@ def test_a_certificate_of_other_bytes_is_refused(artifact, certificate):
     content[-1] ^= 1
     artifact.write_bytes(content)
     with pytest.raises(ArtifactError, match="belongs to other bytes"):
-        require_certificate(artifact)
+        require_certificate(artifact, file_sha256(artifact))
 
 
 def test_a_failing_certificate_is_refused_as_a_wrong_result(artifact, certificate):
     write_certificate(changed(certificate, verdict="fail"), artifact)
     with pytest.raises(ResultError, match="is wrong") as caught:
-        require_certificate(artifact)
+        require_certificate(artifact, file_sha256(artifact))
     assert caught.value.exit_code == 1
 
 
@@ -74,19 +74,19 @@ def test_a_failing_certificate_is_refused_as_a_wrong_result(artifact, certificat
 def test_a_damaged_certificate_is_refused(artifact, content):
     certificate_path(artifact).write_text(content)
     with pytest.raises(ArtifactError, match="damaged"):
-        require_certificate(artifact)
+        require_certificate(artifact, file_sha256(artifact))
 
 
 def test_a_certificate_of_a_newer_schema_is_refused(artifact, certificate):
     write_certificate(changed(certificate, schema_version=SCHEMA_VERSION + 1), artifact)
     with pytest.raises(ArtifactError, match="schema version"):
-        require_certificate(artifact)
+        require_certificate(artifact, file_sha256(artifact))
 
 
 def test_another_environment_is_noted(artifact, certificate):
     elsewhere = {**environment(), "numpy": "0.1", "python": "9.9"}
     write_certificate(changed(certificate, environment=elsewhere), artifact)
-    notes = require_certificate(artifact)
+    notes = require_certificate(artifact, file_sha256(artifact))
     assert len(notes) == 2
     assert notes[0].startswith("proven with numpy 0.1, here it is ")
     assert notes[1].startswith("proven with python 9.9, here it is ")
@@ -130,7 +130,7 @@ def test_a_certificate_of_version_0_1_still_proves_its_file(artifact):
         "hard_inputs": [],
     }
     certificate_path(artifact).write_text(json.dumps(document))
-    (note,) = require_certificate(artifact)
+    (note,) = require_certificate(artifact, file_sha256(artifact))
     assert note.startswith("proven with capsnet-export 0.0.9, here it is ")
 
 

@@ -18,7 +18,7 @@ def path(tmp_path):
 
 
 def test_bound_batches_of_one_session_give_its_results(path):
-    session = OrtSession(path, "cpu")
+    session = OrtSession(path, path.read_bytes(), "cpu")
     bound = {batch: session.bind(batch) for batch in (1, 4, 7)}
     for seed in (0, 1):
         for batch, buffers in bound.items():
@@ -32,7 +32,7 @@ def test_bound_batches_of_one_session_give_its_results(path):
 
 
 def test_results_that_were_read_stay(path):
-    buffers = OrtSession(path, "cpu").bind(3)
+    buffers = OrtSession(path, path.read_bytes(), "cpu").bind(3)
     buffers.write(random_images(SMALL, 3, 0))
     buffers.run()
     first = buffers.read()
@@ -55,11 +55,11 @@ def test_results_that_were_read_stay(path):
 )
 def test_other_images_are_refused(path, images):
     with pytest.raises(DataError, match=r"what is bound takes float32 \[3, 1, 12, 12\]"):
-        OrtSession(path, "cpu").bind(3).write(images)
+        OrtSession(path, path.read_bytes(), "cpu").bind(3).write(images)
 
 
 def test_images_are_taken_in_the_forms_that_sessions_take(path):
-    buffers, images = OrtSession(path, "cpu").bind(3), random_images(SMALL, 3)
+    buffers, images = OrtSession(path, path.read_bytes(), "cpu").bind(3), random_images(SMALL, 3)
     results = []
     for given in (images, images.tolist(), images.astype(np.float64)):
         buffers.write(given)
@@ -70,7 +70,7 @@ def test_images_are_taken_in_the_forms_that_sessions_take(path):
 
 
 def test_images_need_not_be_contiguous(path):
-    session = OrtSession(path, "cpu")
+    session = OrtSession(path, path.read_bytes(), "cpu")
     images = random_images(SMALL, 3)[..., ::-1]
     buffers = session.bind(3)
     buffers.write(images)
@@ -82,7 +82,7 @@ def test_images_need_not_be_contiguous(path):
 @pytest.mark.slow
 def test_only_the_fixed_batch_size_can_be_bound(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(batch=2))
-    session = OrtSession(tmp_path / "model.onnx", "cpu")
+    session = OrtSession(tmp_path / "model.onnx", (tmp_path / "model.onnx").read_bytes(), "cpu")
     session.bind(2).run()
     with pytest.raises(DataError, match="a batch of 3 cannot be bound, expected 2"):
         session.bind(3)
@@ -90,14 +90,14 @@ def test_only_the_fixed_batch_size_can_be_bound(tmp_path):
 
 def test_empty_batch_cannot_be_bound(path):
     with pytest.raises(DataError, match="a batch of 0 cannot be bound, expected at least 1"):
-        OrtSession(path, "cpu").bind(0)
+        OrtSession(path, path.read_bytes(), "cpu").bind(0)
 
 
 def test_failure_of_onnxruntime_is_an_artifact_error(path, monkeypatch):
     def fail(*_):
         raise RuntimeError("CUDA error: out of memory\nat line 1")
 
-    buffers = OrtSession(path, "cpu").bind(3)
+    buffers = OrtSession(path, path.read_bytes(), "cpu").bind(3)
     monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fail)
     with pytest.raises(ArtifactError, match="failed on a bound batch of 3: CUDA error: out of mem"):
         buffers.run()
@@ -107,7 +107,7 @@ def test_failure_of_onnxruntime_is_an_artifact_error(path, monkeypatch):
 def test_cuda_graphs_need_cuda(path, monkeypatch, device):
     monkeypatch.setattr(cuda, "why_no_cuda", lambda: "there is no GPU")
     with pytest.raises(DeviceError, match=r"CUDA graphs need CUDA, and .* runs on the CPU"):
-        OrtSession(path, device, cuda_graphs=True)
+        OrtSession(path, path.read_bytes(), device, cuda_graphs=True)
 
 
 def test_bound_batches_capture_graphs_of_their_own(path, monkeypatch):
@@ -122,7 +122,7 @@ def test_bound_batches_capture_graphs_of_their_own(path, monkeypatch):
         patch.setattr(cuda, "why_no_cuda", lambda: None)
         patch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
         patch.setattr(OrtSession, "placement", {"node": cuda.CUDA})
-        session = OrtSession(path, "cuda", cuda_graphs=True)
+        session = OrtSession(path, path.read_bytes(), "cuda", cuda_graphs=True)
     assert asked == [(cuda.CUDA, {"use_tf32": "0", "enable_cuda_graph": "1"})]
     session.device = "cpu"  # where the buffers can be
 
@@ -147,7 +147,7 @@ def test_batch_that_does_not_fit_on_the_device_is_an_artifact_error(path, monkey
     with pytest.raises(
         ArtifactError, match=r"image of a bound batch of 9 does not fit .*: bad all"
     ):
-        OrtSession(path, "cpu").bind(9)
+        OrtSession(path, path.read_bytes(), "cpu").bind(9)
 
 
 def test_session_that_cannot_have_graphs_is_a_device_error(path, monkeypatch):
@@ -157,4 +157,4 @@ def test_session_that_cannot_have_graphs_is_a_device_error(path, monkeypatch):
     monkeypatch.setattr(cuda, "why_no_cuda", lambda: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(DeviceError, match=r"cannot run in CUDA graphs: .*not all nodes on CUDA"):
-        OrtSession(path, "cuda", cuda_graphs=True)
+        OrtSession(path, path.read_bytes(), "cuda", cuda_graphs=True)

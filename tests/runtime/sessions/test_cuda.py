@@ -67,7 +67,12 @@ def test_sessions_side_by_side_do_not_disturb_each_other(tmp_path, name):
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_bound_batches_give_the_results_of_their_session(tmp_path, cuda_graphs):
     export("onnx", lively_model(SMALL), tmp_path / "model.onnx")
-    session = OrtSession(tmp_path / "model.onnx", "cuda", cuda_graphs=cuda_graphs)
+    session = OrtSession(
+        tmp_path / "model.onnx",
+        (tmp_path / "model.onnx").read_bytes(),
+        "cuda",
+        cuda_graphs=cuda_graphs,
+    )
     bound = {batch: session.bind(batch) for batch in (1, 5)}
     for seed in range(3):  # the first run captures, later ones replay
         for batch, buffers in bound.items():
