@@ -7,6 +7,7 @@
     +-- ArtifactError           3   an exported file that cannot be opened, or is not what it claims
     +-- DeviceError             3   a device or an execution provider that is not there
     +-- OutputError             3   a file that cannot be written
+    +-- ResourceError           3   memory, or a working folder, that is not there
     +-- ExportError             4   an export that failed
     +-- ResultError             1   an artifact that computes the wrong numbers
 
@@ -24,8 +25,11 @@ __all__ = [
     "DeviceError",
     "ExportError",
     "OutputError",
+    "ResourceError",
     "ResultError",
     "first_line",
+    "lacks_memory",
+    "raise_interruption",
 ]
 
 
@@ -59,6 +63,10 @@ class OutputError(CapsNetError):
     """A file that cannot be written."""
 
 
+class ResourceError(CapsNetError):
+    """A machine that lacks what any work needs: memory, a working folder, a temporary folder."""
+
+
 class ExportError(CapsNetError):
     """An export that failed, or whose result is not a valid artifact."""
 
@@ -75,3 +83,33 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's error, or its kind where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+_LACK_OF_MEMORY = (
+    "MemoryError",  # Python and numpy
+    "bad_alloc",  # C++, onnxruntime
+    "can't allocate memory",  # torch
+    "not enough memory",  # torch
+    "out of memory",  # CUDA
+    "Cannot allocate memory",  # the system
+    "failed to map segment",  # the system's loader
+    "Failed to allocate memory",  # onnxruntime
+    "can't start new thread",  # Python
+    "Resource temporarily unavailable",  # threads of the system
+)
+
+
+def lacks_memory(message: str) -> bool:
+    """Whether an error's kind and text, or a process's last words, tell of too little memory."""
+    return any(words in message for words in _LACK_OF_MEMORY)
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise the KeyboardInterrupt that a library's error was made of, where there was one."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__

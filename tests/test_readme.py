@@ -8,7 +8,7 @@ import pytest
 from support.artifacts import SMALL, onnx_bytes
 from support.blocks import ROOT, python_blocks, run_blocks, run_python
 
-from capsnet.cli.main import cli
+from capsnet.cli.commands import cli
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capsnet.cli.streams import check_standard_output
 from capsnet.files import atomic_path, check_writable
 from capsnet.formats import FORMATS
 from capsnet.precision import PRECISIONS
@@ -105,6 +106,8 @@ class Output:
 
     def __init__(self, json_file: Path | None) -> None:
         self._json_file = json_file
+        if self.to_standard_output:
+            check_standard_output()
 
     @property
     def to_standard_output(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
+from capsnet.cli.streams import check_standard_output
 
 if TYPE_CHECKING:
     from capsnet.runtime.sessions.base import Device
@@ -55,6 +56,8 @@ def predict_command(
         raise click.UsageError(
             "--json - and the predictions would share standard output: give --output"
         )
+    if output is None:
+        check_standard_output()
     write = {"csv": write_csv, "jsonl": write_jsonl}[output_format]
     session = open_session(artifact, device, require_certificate=certified)
     for note in session.notes:
@@ -86,4 +89,6 @@ def _with_progress_bar(items: Iterable[_T], total: int | None, task: str) -> Ite
     from rich.console import Console
     from rich.progress import track
 
-    return iter(track(items, task, total=total, console=Console(stderr=True), transient=True))
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return iter(track(items, task, total, console=console, transient=True, disable=hidden))
