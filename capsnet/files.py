@@ -204,9 +204,9 @@ def sweep(folder: Path) -> None:
     if fcntl is None:
         return
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if _MARK in name and _LEFT.fullmatch(name):
-                _remove_if_left(folder / name)
+        for path in folder.iterdir():
+            if _MARK in path.name and _LEFT.fullmatch(path.name):
+                _remove_if_left(path)
 
 
 def _remove_if_left(path: Path) -> None:

@@ -4,7 +4,8 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from support.artifacts import SMALL, lively_model, onnx_bytes, random_images
+from support.artifacts import onnx_bytes
+from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.runtime.proof.fresh import FreshProcess
