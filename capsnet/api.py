@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED, checkpoint_file
 from capsnet.definitions import own_definitions
-from capsnet.errors import CapsNetError, ConfigError, DataError, ResultError
-from capsnet.files import StagedFile, file_sha256
+from capsnet.errors import CapsNetError, ConfigError, DataError, OutputError, ResultError
+from capsnet.files import StagedFile, clash, file_sha256
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.precision import PRECISIONS, find_precision
 from capsnet.runtime.certificate import certificate_path, write_certificate
@@ -217,8 +217,10 @@ def export_artifacts(
         One result for each target, in order.
 
     Raises:
-        CapsNetError: whatever goes wrong, but for wrong numbers, which are a result.
+        OutputError: if a file would overwrite the checkpoint, the images, or another file.
+        CapsNetError: whatever else goes wrong, but for wrong numbers, which are a result.
     """
+    _check_places(targets, checkpoint, request, calibration)
     with contextlib.ExitStack() as stack:
         staged = {name: stack.enter_context(StagedFile(path)) for name, path in targets.items()}
         # It computes the reference while this process exports.
@@ -238,6 +240,24 @@ def export_artifacts(
         for (name, file), facts, proof in zip(staged.items(), written, proofs, strict=True):
             results.append(_finish(file, targets[name], facts, proof))
         return results
+
+
+def _check_places(
+    targets: Mapping[str, Path],
+    checkpoint: Path,
+    request: Request | None,
+    calibration: npt.ArrayLike | str | Path | None,
+) -> None:
+    inputs = {"the checkpoint": checkpoint}
+    if request is not None and request.images is not None:
+        inputs["the images"] = request.images
+    if isinstance(calibration, str | Path):
+        inputs["the calibration images"] = Path(calibration)
+    outputs = {f"the {name} file": path for name, path in targets.items()}
+    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
+    problem = clash(outputs | beside, inputs)
+    if problem is not None:
+        raise OutputError(problem)
 
 
 def _write(

@@ -86,22 +86,24 @@ def first_line(error: BaseException) -> str:
 
 
 _LACK_OF_MEMORY = (
-    "MemoryError",  # Python and numpy
+    "memoryerror",  # Python and numpy
     "bad_alloc",  # C++, onnxruntime
     "can't allocate memory",  # torch
+    "cannot allocate memory",  # the system, its loader
     "not enough memory",  # torch
     "out of memory",  # CUDA
-    "Cannot allocate memory",  # the system
+    "failed to allocate memory",  # onnxruntime
+    "memory allocation still failed",  # OpenBLAS
     "failed to map segment",  # the system's loader
-    "Failed to allocate memory",  # onnxruntime
     "can't start new thread",  # Python
-    "Resource temporarily unavailable",  # threads of the system
+    "resource temporarily unavailable",  # threads of the system
 )
 
 
 def lacks_memory(message: str) -> bool:
     """Whether an error's kind and text, or a process's last words, tell of too little memory."""
-    return any(words in message for words in _LACK_OF_MEMORY)
+    said = message.lower()
+    return any(words in said for words in _LACK_OF_MEMORY)
 
 
 def raise_interruption(error: BaseException) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from capsnet.errors import OutputError
+from capsnet.errors import OutputError, ResourceError
 
 try:
     import fcntl
@@ -21,6 +21,7 @@ except ImportError:  # Windows: files left by a kill stay there
 __all__ = [
     "StagedFile",
     "atomic_path",
+    "check_working_folder",
     "check_writable",
     "clash",
     "file_sha256",
@@ -125,6 +126,16 @@ def check_writable(path: Path) -> None:
     """
     with StagedFile(path):
         pass
+
+
+def check_working_folder() -> None:
+    """Raise ResourceError where the working folder is gone: libraries crash there on loading."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ResourceError(
+            f"the working folder is not there: {error.strerror}; change to one that exists"
+        ) from error
 
 
 def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None:

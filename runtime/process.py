@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from capsnet.errors import ArtifactError, CapsNetError, ResourceError, first_line, lacks_memory
+from capsnet.files import check_working_folder
 
 __all__ = ["ChildProcess", "ChildProcessEnded", "Handler", "serve"]
 
@@ -22,6 +23,7 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 _GRACE = 30.0  # seconds that a process which has nothing left to do may take to end
 _PR_SET_PDEATHSIG = 1  # see prctl(2)
 _ENDED_BY_OTHERS = (-1, -2, -15)  # SIGHUP, SIGINT, SIGTERM
+_CANNOT_LOAD = ("ImportError: ", "ModuleNotFoundError: ", "Intel oneMKL FATAL ERROR: Cannot load")
 _LAST_WORDS = 4096  # bytes of what a process printed last that tell why it ended
 
 
@@ -37,9 +39,13 @@ class ChildProcess:
     Args:
         module: to run; it calls :func:`serve`.
         request: JSON values that its ``start`` receives.
+
+    Raises:
+        ResourceError: if the working folder is gone.
     """
 
     def __init__(self, module: str, request: Mapping[str, Any]) -> None:
+        check_working_folder()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         # -P: files of the working folder must not stand in for the installed modules.
         self._process = subprocess.Popen(
@@ -149,6 +155,12 @@ class ChildProcess:
             raise ResourceError(
                 f"its process ran out of memory: {self._last_error()}; use fewer --samples, or a "
                 "machine with more memory"
+            )
+
+        if self._last_error().startswith(_CANNOT_LOAD):
+            raise ResourceError(
+                f"its process could not load a library: {self._last_error()}; find out more: "
+                "capsnet doctor"
             )
 
     def _last_error(self) -> str:

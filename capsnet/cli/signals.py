@@ -49,7 +49,7 @@ class Interruption:
         """There is nothing left to clean up: from now on a signal ends the process at once."""
         self._working = False
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         first = self.code is None
         if first:
             self.code = 128 + number

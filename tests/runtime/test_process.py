@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,7 @@ def test_answers_come_in_order_and_the_process_ends_well(child):
         ("'\\udce9'.encode()", "UnicodeEncodeError"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "killed .SIGKILL., as the system does when"),
         ("os.kill(os.getpid(), signal.SIGTERM)", "ended by signal 15"),
+        ("import no_such_library", "could not load a library"),
         ("print('std::bad_alloc', file=sys.stderr, flush=True); os.abort()", "ran out of memory"),
     ],
 )
@@ -109,6 +111,14 @@ def test_little_memory_is_no_wrong_result(child):
         answer_to(process, limit)
 
 
+def test_a_working_folder_that_is_gone_is_no_wrong_result(child, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ResourceError, match="the working folder is not there"):
+        child()
+
+
 def test_ctrl_c_is_left_to_the_parent(child):
     process = child()
     pid = process.receive(30)["pid"]
@@ -131,8 +141,7 @@ NO_SIGNAL = "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # as on o
 def ended(pid):
     """Whether a process is gone, or only waits for its parent to notice."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
 
