@@ -48,6 +48,8 @@ class TorchSession(Session):
         DeviceError: if CUDA was asked for and is not there.
     """
 
+    survives_fork = False  # its pool of threads would be waited for without end
+
     def __init__(
         self, path: str | Path, device: Device, threads: int | None = None, tf32: bool = False
     ) -> None:
