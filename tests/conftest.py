@@ -1,14 +1,23 @@
-"""Every test starts from the same random numbers, on one thread: sums are then reproducible."""
+"""Every test starts from the same random numbers, on one thread: sums are then reproducible.
 
+No test has a network, nor has any process that it starts.
+"""
+
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from support.offline import sitecustomize
 
 from capsnet.config import CapsNetConfig
 from capsnet.model import CapsNet
+
+_OFFLINE = str(Path(sitecustomize.__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_OFFLINE, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Predictions that are continued: no row twice, none missing, wherever the run was cut."""
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -43,6 +44,15 @@ def run(target, kind, *, resume, names=NAMES, about=RUN):
         rows(kind, left, partial.file, header=kept == 0)
         partial.finish()
     return kept
+
+
+def interrupted(target, kind):
+    """The partial file of a run that Ctrl-C ended after its last row."""
+    partial = PartialFile(target, RUN, kind, resume=False)
+    with contextlib.suppress(KeyboardInterrupt), partial:
+        rows(kind, images(), partial.file)
+        raise KeyboardInterrupt
+    return partial
 
 
 @pytest.fixture(params=list(WRITERS))
@@ -130,10 +140,7 @@ def test_a_run_that_fails_before_its_first_row_leaves_nothing(target, kind):
 
 
 def test_a_run_that_is_interrupted_leaves_its_rows_to_itself(target, kind):
-    with pytest.raises(KeyboardInterrupt), PartialFile(target, RUN, kind, resume=False) as partial:
-        rows(kind, images(), partial.file)
-        raise KeyboardInterrupt
-    assert partial.holds_rows
+    assert interrupted(target, kind).holds_rows
     assert partial_path(target).stat().st_mode & 0o777 == 0o600
 
 
@@ -165,9 +172,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(target, kind):
 def test_an_earlier_file_stays_until_all_rows_are_there(target, kind):
     target.write_text("earlier")
     target.chmod(0o600)
-    with pytest.raises(KeyboardInterrupt), PartialFile(target, RUN, kind, resume=False) as partial:
-        rows(kind, images(), partial.file)
-        raise KeyboardInterrupt
+    interrupted(target, kind)
     assert target.read_text() == "earlier"
     run(target, kind, resume=True)
     assert target.read_bytes() == expected(kind)
