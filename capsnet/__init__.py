@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DeviceError,
         ExportError,
         OutputError,
+        ResourceError,
         ResultError,
     )
     from capsnet.model import CapsNet
@@ -46,6 +47,7 @@ __all__ = [
     "DeviceError",
     "ExportError",
     "OutputError",
+    "ResourceError",
     "ResultError",
     "__version__",
     "compare",
@@ -68,6 +70,7 @@ _MODULES = {
     "DeviceError": "capsnet.errors",
     "ExportError": "capsnet.errors",
     "OutputError": "capsnet.errors",
+    "ResourceError": "capsnet.errors",
     "ResultError": "capsnet.errors",
     "compare": "capsnet.api",
     "export_model": "capsnet.api",  # "export" is the name of a package in here

@@ -7,6 +7,7 @@
     +-- ArtifactError           3   an exported file that cannot be opened, or is not what it claims
     +-- DeviceError             3   a device or an execution provider that is not there
     +-- OutputError             3   a file that cannot be written
+    +-- ResourceError           3   memory, or a working folder, that is not there
     +-- ExportError             4   an export that failed
     +-- ResultError             1   an artifact that computes the wrong numbers
 
@@ -25,9 +26,12 @@ __all__ = [
     "DeviceError",
     "ExportError",
     "OutputError",
+    "ResourceError",
     "ResultError",
     "first_line",
+    "lacks_memory",
     "printable",
+    "raise_interruption",
 ]
 
 
@@ -67,6 +71,10 @@ class OutputError(CapsNetError):
     """A file that cannot be written."""
 
 
+class ResourceError(CapsNetError):
+    """A machine that lacks what any work needs: memory, a working folder, a temporary folder."""
+
+
 class ExportError(CapsNetError):
     """An export that failed, or whose result is not a valid artifact."""
 
@@ -98,3 +106,35 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's error, or its kind where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+_LACK_OF_MEMORY = (
+    "memoryerror",  # Python and numpy
+    "bad_alloc",  # C++, onnxruntime
+    "can't allocate memory",  # torch
+    "cannot allocate memory",  # the system, its loader
+    "not enough memory",  # torch
+    "out of memory",  # CUDA
+    "failed to allocate memory",  # onnxruntime
+    "memory allocation still failed",  # OpenBLAS
+    "failed to map segment",  # the system's loader
+    "can't start new thread",  # Python
+    "resource temporarily unavailable",  # threads of the system
+)
+
+
+def lacks_memory(message: str) -> bool:
+    """Whether an error's kind and text, or a process's last words, tell of too little memory."""
+    said = message.lower()
+    return any(words in said for words in _LACK_OF_MEMORY)
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise the KeyboardInterrupt that a library's error was made of, where there was one."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__

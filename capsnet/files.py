@@ -2,25 +2,40 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from capsnet.errors import OutputError
+from capsnet.errors import OutputError, ResourceError
+
+try:
+    import fcntl
+except ImportError:  # Windows: files left by a kill stay there
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "StagedFile",
     "atomic_path",
+    "check_working_folder",
     "check_writable",
+    "clash",
     "file_sha256",
+    "lock",
     "open_regular",
     "read_file",
+    "sweep",
 ]
+
+_MARK = ".capsnet-"
+_LEFT = re.compile(r"\..*\.capsnet-[a-z0-9_]{8}(\.[^.]*)?", re.DOTALL)
+_NAME = 40  # characters of a target's name that its temporary file repeats; names have a limit
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -70,7 +85,8 @@ class StagedFile:
 
     Used as a context manager: leaving the block without :meth:`commit`, by an error or by Ctrl-C,
     removes the temporary file, and an earlier ``target`` stays as it was. An error of the operating
-    system that leaves the block becomes an OutputError.
+    system that leaves the block becomes an OutputError. A file that a killed process has left is
+    removed by the next one that writes into the same folder, see :func:`sweep`.
 
     Args:
         target: the file to write; a symbolic link stays one, and the file it leads to is written.
@@ -89,28 +105,32 @@ class StagedFile:
         self._target = target
         self._place = Path(os.path.realpath(target))
         try:
-            handle, name = tempfile.mkstemp(
-                prefix=f".{target.name}.", suffix=target.suffix, dir=self._place.parent
-            )
+            sweep(self._place.parent)
+            self._handle, self.path = _locked_file(target, self._place.parent)
         except OSError as error:
             raise OutputError(_cannot_write(target, error)) from error
-        os.close(handle)
-        self.path = Path(name)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.path.unlink(missing_ok=True)
+        os.close(self._handle)
         if isinstance(error, OSError):
             raise OutputError(_cannot_write(self._target, error)) from error
 
     def commit(self) -> None:
-        """Put the file in the target's place, synced to the disk before."""
+        """Put the file in the target's place, synced to the disk before.
+
+        The permissions are those of the file that is replaced, or else those of a new file.
+        """
         try:
-            with self.path.open("rb+") as file:
-                os.fsync(file.fileno())
-            self.path.chmod(_default_mode())
+            os.fsync(self._handle)
+            try:
+                mode = stat.S_IMODE(self._place.stat().st_mode)
+            except FileNotFoundError:
+                mode = _default_mode()
+            self.path.chmod(mode)
             self.path.replace(self._place)
         except OSError as error:
             raise OutputError(_cannot_write(self._target, error)) from error
@@ -146,6 +166,124 @@ def check_writable(path: Path) -> None:
     """
     with StagedFile(path):
         pass
+
+
+def check_working_folder() -> None:
+    """Raise ResourceError where the working folder is gone: libraries crash there on loading."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ResourceError(
+            f"the working folder is not there: {error.strerror}; change to one that exists"
+        ) from error
+
+
+def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None:
+    """Where writing a file would destroy another that is read or written.
+
+    Two names are the same file if they lead to it, through links or in another spelling. A folder
+    of inputs counts as the images in it.
+
+    Args:
+        outputs: files to write, by what the user calls them.
+        inputs: files and folders to read, by what the user calls them.
+
+    Returns:
+        What is wrong, in words; None if every output is a file of its own.
+    """
+    written: dict[str, str] = {}
+    for name, path in outputs.items():
+        real = os.path.realpath(path)
+        other = written.setdefault(real, name)
+        if other != name:
+            return f"{name} and {other} are the same file, {path}: give each a name of its own"
+        for source, read in inputs.items():
+            if _reads(read, path, real):
+                return f"{name} {path} would overwrite what is read, {source} {read}: give another"
+    return None
+
+
+_READ_IN_FOLDERS = (".png", ".jpg", ".jpeg", "-ubyte", "-ubyte.gz")
+
+
+def _reads(read: Path, written: Path, real: str) -> bool:
+    """Whether writing a file changes a file, or the files that are read of a folder."""
+    if os.path.realpath(read) == real:
+        return True
+    if not written.is_file():
+        return False
+    if not read.is_dir():
+        return read.exists() and read.samefile(written)
+    known = written.stat()
+    return any(
+        os.path.samestat(known, (Path(folder) / name).stat())
+        for folder, _, names in os.walk(read)
+        for name in names
+        if name.lower().endswith(_READ_IN_FOLDERS) and (Path(folder) / name).exists()
+    )
+
+
+def lock(handle: int, *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed, or its process ends, however it ends.
+
+    Args:
+        handle: of the file.
+        wait: until another process gives it back.
+
+    Returns:
+        Whether no other process holds it; where files cannot be locked, nobody does.
+
+    Raises:
+        OSError: if the file system cannot lock files.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@functools.cache
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed processes have left in a folder; once a process.
+
+    A living writer holds a lock on its file, which is the system's, so it is seen from other users
+    and containers, too. What cannot be locked or removed is left.
+    """
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _MARK in path.name and _LEFT.fullmatch(path.name):
+                _remove_if_left(path)
+
+
+def _remove_if_left(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.fstat(handle).st_mode) and lock(handle):
+                path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _locked_file(target: Path, folder: Path) -> tuple[int, Path]:
+    """A new temporary file for a target, open and locked."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name[:_NAME]}{_MARK}", suffix=target.suffix, dir=folder
+        )
+        with contextlib.suppress(OSError):  # what cannot be locked is never swept
+            lock(handle, wait=True)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process has swept it before it was locked
 
 
 def _default_mode() -> int:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.errors import CapsNetError, ConfigError
-from capsnet.files import StagedFile, file_sha256
+from capsnet.errors import CapsNetError, ConfigError, OutputError
+from capsnet.files import StagedFile, clash, file_sha256
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.precision import find_precision
 from capsnet.runtime.certificate import certificate_path, write_certificate
@@ -95,8 +95,10 @@ def export_artifacts(
         One result for each target, in order.
 
     Raises:
-        CapsNetError: whatever goes wrong, but for wrong numbers, which are a result.
+        OutputError: if a file would overwrite the checkpoint, the images, or another file.
+        CapsNetError: whatever else goes wrong, but for wrong numbers, which are a result.
     """
+    _check_places(targets, checkpoint, request, calibration)
     with contextlib.ExitStack() as stack:
         staged = {name: stack.enter_context(StagedFile(path)) for name, path in targets.items()}
         # It computes the reference while this process exports.
@@ -116,6 +118,25 @@ def export_artifacts(
         for (name, file), facts, proof in zip(staged.items(), written, proofs, strict=True):
             results.append(_finish(file, targets[name], facts, proof))
         return results
+
+
+def _check_places(
+    targets: Mapping[str, Path],
+    checkpoint: Path,
+    request: Request | None,
+    calibration: npt.ArrayLike | str | Path | None,
+) -> None:
+    """Raise OutputError where a file would overwrite an input or another output."""
+    inputs = {"the checkpoint": checkpoint}
+    if request is not None and request.images is not None:
+        inputs["the images"] = request.images
+    if isinstance(calibration, str | Path):
+        inputs["the calibration images"] = Path(calibration)
+    outputs = {f"the {name} file": path for name, path in targets.items()}
+    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
+    problem = clash(outputs | beside, inputs)
+    if problem is not None:
+        raise OutputError(problem)
 
 
 def _write(
@@ -151,8 +172,8 @@ def _write(
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
-        facts = ArtifactFile.describe(file.path, name, metadata)
-        yield name, dataclasses.replace(facts, file=targets[name].name)
+        size, digest = file.path.stat().st_size, file_sha256(file.path)
+        yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
 
 
 def _finish(file: StagedFile, target: Path, facts: ArtifactFile, proof: Proof | None) -> Exported:

@@ -15,7 +15,10 @@ from capsnet.data.stream import stream_images
 from capsnet.errors import ArtifactError, ResultError
 from capsnet.runtime.sessions.base import Session
 
-__all__ = ["Prediction", "predict", "write_csv", "write_jsonl"]
+__all__ = ["BATCH_SIZE", "Prediction", "predict", "write_csv", "write_jsonl"]
+
+BATCH_SIZE = 64
+"""Images that are read ahead of their predictions."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Prediction:
 def predict(
     session: Session,
     images: str | Path | Iterable[tuple[str, npt.NDArray[np.float32]]],
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
     """Classify images; no more than one batch of them is held at a time.
 
@@ -78,7 +81,7 @@ def predict(
             yield Prediction(source, int(row.argmax()), tuple(row.tolist()))
 
 
-def write_csv(predictions: Iterable[Prediction], file: TextIO) -> int:
+def write_csv(predictions: Iterable[Prediction], file: TextIO, *, header: bool = True) -> int:
     """Write predictions as CSV: ``source,label,length_0,length_1,...``, one line each.
 
     Lengths have the fewest digits that give the same float32 back. The number of columns comes from
@@ -87,6 +90,7 @@ def write_csv(predictions: Iterable[Prediction], file: TextIO) -> int:
     Args:
         predictions: written as they come.
         file: open for text with ``newline=""``.
+        header: whether the names of the columns come first; not where rows are there already.
 
     Returns:
         The number of predictions written.
@@ -97,7 +101,7 @@ def write_csv(predictions: Iterable[Prediction], file: TextIO) -> int:
     writer = csv.writer(file, lineterminator="\n")
     count = 0
     for prediction in predictions:
-        if count == 0:
+        if header and count == 0:
             columns = (f"length_{i}" for i in range(len(prediction.lengths)))
             writer.writerow(["source", "label", *columns])
         writer.writerow([prediction.source, prediction.label, *_shortest(prediction.lengths)])

@@ -1,23 +1,30 @@
 """Child processes that answer requests: one line of JSON each way, over the standard streams."""
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
-from capsnet.errors import ArtifactError, CapsNetError
+from capsnet.errors import ArtifactError, CapsNetError, ResourceError, first_line, lacks_memory
+from capsnet.files import check_working_folder
 
 __all__ = ["ChildProcess", "ChildProcessEnded", "Handler", "serve"]
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 _GRACE = 30.0  # seconds that a process which has nothing left to do may take to end
+_PR_SET_PDEATHSIG = 1  # see prctl(2)
+_ENDED_BY_OTHERS = (-1, -2, -15)  # SIGHUP, SIGINT, SIGTERM
+_CANNOT_LOAD = ("ImportError: ", "ModuleNotFoundError: ", "Intel oneMKL FATAL ERROR: Cannot load")
+_LAST_WORDS = 4096  # bytes of what a process printed last that tell why it ended
 
 
 class ChildProcessEnded(Exception):  # noqa: N818 - not always an error
@@ -32,9 +39,13 @@ class ChildProcess:
     Args:
         module: to run; it calls :func:`serve`.
         request: JSON values that its ``start`` receives.
+
+    Raises:
+        ResourceError: if the working folder is gone.
     """
 
     def __init__(self, module: str, request: Mapping[str, Any]) -> None:
+        check_working_folder()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         # -P: files of the working folder must not stand in for the installed modules.
         self._process = subprocess.Popen(
@@ -71,7 +82,8 @@ class ChildProcess:
             The answer.
 
         Raises:
-            CapsNetError: what the process raised.
+            CapsNetError: what the process raised; a ResourceError also where it was killed, or
+                ended for lack of memory.
             ChildProcessEnded: if it ended instead; the message has its code and last output.
             TimeoutError: if there is no answer for so long.
         """
@@ -81,8 +93,10 @@ class ChildProcess:
             raise TimeoutError from None
         if answer is None:
             self._answers.put(None)  # for whoever asks again
+            code = self._process.wait()
+            self._raise_if_machine_failed(code)
             raise ChildProcessEnded(
-                f"its process ended with code {self._process.wait()} and no answer; "
+                f"its process ended with code {code} and no answer; "
                 f"it printed last: {self._last_error()}"
             )
         if "error" in answer:
@@ -95,6 +109,7 @@ class ChildProcess:
 
         Raises:
             ChildProcessEnded: if it does not end well: its answers are then in doubt.
+            ResourceError: if it was killed, or ended for lack of memory.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -104,6 +119,7 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             raise ChildProcessEnded(f"its process did not end within {_GRACE:.0f} s") from None
         if code != 0:
+            self._raise_if_machine_failed(code)
             raise ChildProcessEnded(
                 f"its process ended with code {code}; it printed last: {self._last_error()}"
             )
@@ -126,38 +142,128 @@ class ChildProcess:
                         self._answers.put(answer)
         self._answers.put(None)
 
+    def _raise_if_machine_failed(self, code: int) -> None:
+        """Raise ResourceError where it ended for a reason that says nothing of its answers."""
+        if code == -9:
+            raise ResourceError(
+                "its process was killed (SIGKILL), as the system does when memory runs out; use "
+                "fewer --samples, or a machine with more memory"
+            )
+        if code in _ENDED_BY_OTHERS:
+            raise ResourceError(f"its process was ended by signal {-code}; try again")
+        if code != 0 and lacks_memory(self._last_words()):
+            raise ResourceError(
+                f"its process ran out of memory: {self._last_error()}; use fewer --samples, or a "
+                "machine with more memory"
+            )
+
+        if self._last_error().startswith(_CANNOT_LOAD):
+            raise ResourceError(
+                f"its process could not load a library: {self._last_error()}; find out more: "
+                "capsnet doctor"
+            )
+
     def _last_error(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._last_words().splitlines()
         return lines[-1] if lines else "nothing"
+
+    def _last_words(self) -> str:
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _LAST_WORDS))
+        return self._errors.read().decode(errors="replace").strip()
 
 
 def serve(start: Callable[[dict[str, Any]], tuple[dict[str, Any], Handler]]) -> None:
     """Be such a process, until standard input ends.
 
+    It ends with its parent, also while it computes. Ctrl-C is the parent's to answer.
+
     Args:
         start: makes the first answer, and the function that answers each request. What either
-            raises of the toolkit's errors is an answer; any other exception ends the process.
+            raises of the toolkit's errors is an answer, as is what the machine lacks; any other
+            exception ends the process.
     """
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
+    requests = _Requests()
 
-    def send(answer: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
+    def answer(make: Callable[[], dict[str, Any]]) -> bool:
+        made, good = _attempt(make)
+        requests.done()
+        answers.write(json.dumps(made) + "\n")
         answers.flush()
+        return good
 
-    def attempt(answer: Handler, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return answer(request)
-        except CapsNetError as error:
-            return {"error": str(error), "kind": type(error).__name__}
+    handler: Handler
 
-    request = json.loads(sys.argv[1])
-    try:
-        about, handler = start(request)
-    except CapsNetError as error:
-        send({"error": str(error), "kind": type(error).__name__})
+    def begin() -> dict[str, Any]:
+        nonlocal handler
+        about, handler = start(json.loads(sys.argv[1]))
+        return about
+
+    if not answer(begin):
         return
-    send(about)
-    for line in sys.stdin:
-        send(attempt(handler, json.loads(line)))
+    for request in requests:
+        answer(lambda request=request: handler(request))  # type: ignore[misc]
+
+
+def _attempt(make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """An answer, or the error in its place; and whether it is the answer."""
+    try:
+        return make(), True
+    except CapsNetError as error:
+        kind, message = type(error).__name__, str(error)
+    except (MemoryError, OSError, RuntimeError, UnicodeError) as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        if lacks_memory(said):
+            message = f"out of memory ({said}); use fewer --samples, or a larger machine"
+        elif isinstance(error, RuntimeError):  # a crash, whose verdict is the parent's
+            raise
+        else:
+            message = f"the system failed: {said}; mend that, and try again"
+        kind = ResourceError.__name__
+    return {"error": message, "kind": kind}, False
+
+
+class _Requests:
+    """The requests on standard input, which is watched also while one is being answered.
+
+    Its end is the end of this process: at once while something is being computed that nobody will
+    read, or else when the last answer is written.
+    """
+
+    def __init__(self) -> None:
+        self._unanswered = 1  # the first answer is owed without a request
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while (line := self._lines.get()) is not None:
+            yield json.loads(line)
+
+    def done(self) -> None:
+        """One more is answered."""
+        with self._lock:
+            self._unanswered -= 1
+
+    def _watch(self) -> None:
+        # Not sys.stdin: the interpreter waits at its end for who reads that.
+        with os.fdopen(os.dup(0), encoding="utf-8") as lines:
+            for line in lines:
+                with self._lock:
+                    self._unanswered += 1
+                self._lines.put(line)
+        with self._lock:
+            if self._unanswered:
+                os._exit(1)
+        self._lines.put(None)
+
+
+def _end_with_parent() -> None:
+    """Let the system kill this process when its parent ends, where it can (Linux)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

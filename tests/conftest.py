@@ -1,18 +1,40 @@
-"""Every test starts from the same random numbers, on one thread: sums are then reproducible."""
+"""Every test starts from the same random numbers, on one thread: sums are then reproducible.
 
-from collections.abc import Callable
+No test has a network, nor has any process that it starts.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from support.offline import sitecustomize
 
 from capsnet.config import CapsNetConfig
 from capsnet.model import CapsNet
+
+_OFFLINE = str(Path(sitecustomize.__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_OFFLINE, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """The command line handles signals until its process ends; here it does not end."""
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+    sys.unraisablehook = hook
 
 
 @pytest.fixture

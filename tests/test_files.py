@@ -4,12 +4,14 @@ import errno
 import hashlib
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from capsnet.errors import OutputError
-from capsnet.files import atomic_path, check_writable, file_sha256
+from capsnet.files import atomic_path, check_writable, clash, file_sha256, lock, sweep
 
 
 @pytest.fixture(params=[None, "earlier"], ids=["new", "replacing"])
@@ -175,3 +177,144 @@ def test_a_symbolic_link_stays_one_and_its_file_is_written(tmp_path):
     assert link.is_symlink()
     assert (tmp_path / "real" / "model.onnx").read_text() == "later"
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["model.onnx"]
+
+
+def test_permissions_of_a_file_that_is_replaced_stay(tmp_path):
+    target = tmp_path / "secret.onnx"
+    target.write_text("earlier")
+    target.chmod(0o600)
+    write(target)
+    assert target.read_text() == "later"
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path):
+    target = tmp_path / ("n" * 250 + ".onnx")
+    write(target)
+    assert snapshot(target) == {target.name: "later"}
+
+
+# Files that a killed process leaves
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from capsnet.files import atomic_path
+with atomic_path(Path("model.onnx")) as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process in the middle of writing."""
+    command = [sys.executable, "-P", "-c", WRITER]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        child.temporary = child.stdout.readline().strip()
+        yield child
+        child.kill()
+
+
+@pytest.fixture
+def next_run():
+    """As in another process, folders have not been swept."""
+    sweep.cache_clear()
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next_that_writes_there(
+    tmp_path, writer, next_run
+):
+    assert (tmp_path / writer.temporary).read_text() == "half"
+    writer.kill()
+    writer.wait()
+    assert (tmp_path / writer.temporary).exists()
+    write(tmp_path / "other.csv")
+    assert snapshot(tmp_path / "other.csv") == {"other.csv": "later"}
+
+
+def test_what_a_living_process_writes_is_never_removed(tmp_path, writer, next_run):
+    write(tmp_path / "model.onnx")
+    assert (tmp_path / writer.temporary).read_text() == "half"
+
+
+def test_a_file_swept_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    swept = []
+
+    def late(handle, *, wait=False):
+        if wait and not swept:
+            [path] = tmp_path.iterdir()
+            path.unlink()
+            swept.append(path)
+        return lock(handle, wait=wait)
+
+    monkeypatch.setattr("capsnet.files.lock", late)
+    write(tmp_path / "model.onnx")
+    assert len(swept) == 1
+    assert snapshot(tmp_path / "model.onnx") == {"model.onnx": "later"}
+
+
+@pytest.mark.parametrize(
+    "name", [".model.onnx.swp", "model.capsnet-abcdefgh.onnx", ".x.capsnet-ABCDEFGH", ".capsnet-"]
+)
+def test_files_of_others_are_not_swept(tmp_path, next_run, name):
+    (tmp_path / name).write_text("mine")
+    write(tmp_path / "model.onnx")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_sweeping_follows_no_link_and_waits_for_no_pipe(tmp_path, next_run):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (folder / ".a.capsnet-aaaaaaaa.onnx").symlink_to(tmp_path / "victim")
+    os.mkfifo(folder / ".b.capsnet-bbbbbbbb.onnx")
+    write(folder / "model.onnx")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert len(list(folder.iterdir())) == 3
+
+
+# Outputs that would destroy something
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A folder with a file, a link to it in every way, and a folder of images."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("input")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "hard").hardlink_to("file")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.PNG").write_text("image")
+    (tmp_path / "images" / "results.csv").write_text("earlier")
+    (tmp_path / "also").symlink_to("images")
+    return tmp_path
+
+
+@pytest.mark.parametrize("spelling", ["file", "./file", "images/../file", "link", "hard"])
+def test_an_output_that_is_an_input_is_noticed(places, spelling):
+    found = clash({"--output": Path(spelling)}, {"--images": Path("file")})
+    assert f"--output {Path(spelling)} would overwrite what is read, --images file" in found
+    found = clash({"--output": Path("file").resolve()}, {"--images": Path(spelling)})
+    assert "would overwrite" in found
+
+
+@pytest.mark.parametrize("spelling", ["new", "./new", "images/../new", "missing"])
+def test_outputs_that_are_one_file_are_noticed(places, spelling):
+    (places / "missing").symlink_to("new")
+    found = clash({"--json": Path("new"), "--csv": Path(spelling)}, {})
+    assert found.startswith("--csv and --json are the same file")
+
+
+@pytest.mark.parametrize("output", ["images/1.PNG", "also/1.PNG", "linked.png"])
+@pytest.mark.parametrize("folder", ["images", "also"])
+def test_an_output_that_is_an_image_of_a_folder_is_noticed(places, output, folder):
+    (places / "linked.png").symlink_to("images/1.PNG")
+    assert clash({"--output": Path(output)}, {"INPUTS": Path(folder)}) is not None
+
+
+@pytest.mark.parametrize("output", ["images/results.csv", "images/new.csv", "new", "images2"])
+def test_other_outputs_are_fine(places, output):
+    inputs = {"INPUTS": Path("images"), "ARTIFACT": Path("file"), "--images": Path("absent")}
+    assert clash({"--output": Path(output), "--json": Path("images/other")}, inputs) is None

@@ -30,6 +30,7 @@ NAMES = [
     "DeviceError",
     "ExportError",
     "OutputError",
+    "ResourceError",
     "ResultError",
     "__version__",
     "compare",

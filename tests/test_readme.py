@@ -9,7 +9,7 @@ from support.artifacts import onnx_bytes
 from support.blocks import ROOT, python_blocks, run_blocks, run_python
 from support.networks import SMALL
 
-from capsnet.cli.main import cli
+from capsnet.cli.commands import cli
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")

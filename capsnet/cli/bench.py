@@ -148,6 +148,7 @@ def bench_command(
     """
     asked = _Asked(checkpoint=checkpoint_file(checkpoint), **what)
     rows = asked.built_in()
+    out.reserve({}, {"the checkpoint": asked.checkpoint})
     from capsnet.runtime.bench.harness import Settings
     from capsnet.runtime.bench.profile import profile_table
     from capsnet.runtime.bench.tables import bench_table, check_plot

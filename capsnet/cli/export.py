@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capsnet.cli.options import (
-    FILE,
     FORMAT,
     PRECISION,
     STARTED,
@@ -56,7 +55,9 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @checkpoint_option
 @click.option(
-    "--output", type=FILE, help="File, or existing folder, to write to.  [default: this folder]"
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File, or existing folder, to write to.  [default: this folder]",
 )
 @click.option(
     "--batch",
@@ -112,9 +113,11 @@ def export_command(
     chosen = {choice: form for choice, form in forms.items() if form != "auto"}
     _refuse_contradictions(formats, precision, chosen, calibrate, page, verified)
     settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
+    targets = _targets(formats, output)
+    _reserve(out, targets, request.checkpoint)
     with out.console.status("starting") as status:
         exported = export_artifacts(
-            _targets(formats, output),
+            targets,
             request.checkpoint,
             settings,
             request=request if verified else None,
@@ -169,6 +172,15 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
         return {unique[0]: output}
     folder = output or Path()
     return {name: folder / FORMATS[name].file for name in unique}
+
+
+def _reserve(out: Output, targets: dict[str, Path], checkpoint: Path) -> None:
+    """Raise UsageError where an artifact or a certificate would overwrite something else."""
+    from capsnet.runtime.certificate import certificate_path
+
+    files = {f"the {name} file": path for name, path in targets.items()}
+    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
+    out.reserve(files | beside, {"the checkpoint": checkpoint})
 
 
 def _document(item: "Exported") -> dict[str, Any]:

@@ -1,59 +1,32 @@
-"""The command line: its commands, and the exit code and message of every error."""
+"""The command line's process: the exit code and the message of every error and signal.
 
+The commands are imported when signals are handled, so that Ctrl-C is answered from the start.
+"""
+
+import contextlib
 import sys
-import traceback
 
-import click
+from capsnet.cli.signals import Interruption
 
-from capsnet.cli.bench import bench_command
-from capsnet.cli.doctor import doctor_command
-from capsnet.cli.export import export_command
-from capsnet.cli.inspect import inspect_command
-from capsnet.cli.predict import predict_command
-from capsnet.cli.train import train_command
-from capsnet.cli.verify import verify_command
-from capsnet.errors import CapsNetError
+__all__ = ["export_main", "main"]
 
-__all__ = ["cli", "export_main", "main"]
-
-_INTERRUPTED = 130
 _ENVIRONMENT = 3
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="capsnet-export", prog_name="capsnet")
-def cli() -> None:
-    """Capsule networks, from readable PyTorch to a proven production artifact."""
-
-
-for _command in (
-    export_command,
-    verify_command,
-    inspect_command,
-    predict_command,
-    bench_command,
-    train_command,
-    doctor_command,
-):
-    cli.add_command(_command)
+_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``capsnet``; ends the process with the documented exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    interruption = Interruption()
+    interruption.install()
     try:
-        code = cli.main(arguments, prog_name="capsnet", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = _INTERRUPTED
-    except Exception as error:  # every error is one message; --debug shows where it came from
-        if "--debug" in arguments:
-            traceback.print_exc()
-        code, message = _explain(error)
-        click.echo(f"error: {message}", err=True)
+        code, message = _outcome(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        code, message = _INTERRUPTED, "interrupted"
+    interruption.finish()
+    if interruption.code is not None:  # whatever libraries have made of it
+        code, message = interruption.code, "interrupted"
+    if message is not None:
+        _say(message)
     sys.exit(code)
 
 
@@ -62,11 +35,70 @@ def export_main() -> None:
     main(["export", *sys.argv[1:]])
 
 
+def _outcome(arguments: list[str]) -> tuple[int, str | None]:
+    """Carry out a command line: its exit code, and what is to be said of it."""
+    from capsnet.cli.streams import ReaderGoneError, end_standard_output, prepare_streams
+
+    try:
+        prepare_streams()
+        try:
+            outcome = _carry_out(arguments)
+            end_standard_output()
+            return outcome
+        finally:
+            with contextlib.suppress(OSError, ReaderGoneError):
+                end_standard_output()
+    except ReaderGoneError as error:
+        return error.exit_code, None
+    except Exception as error:  # every error is one message; --debug shows where it came from
+        if "--debug" in arguments:
+            import traceback
+
+            traceback.print_exc()
+        code, message = _explain(error)
+        return code, f"error: {message}"
+
+
+def _carry_out(arguments: list[str]) -> tuple[int, str | None]:
+    import click
+
+    from capsnet.cli.commands import cli
+
+    try:
+        return int(cli.main(arguments, prog_name="capsnet", standalone_mode=False) or 0), None
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code, None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
 def _explain(error: Exception) -> tuple[int, str]:
+    from capsnet.errors import CapsNetError, lacks_memory
+
     if isinstance(error, CapsNetError):
         return error.exit_code, str(error)
-    if isinstance(error, MemoryError):
+    if lacks_memory(f"{type(error).__name__}: {error}"):
         return _ENVIRONMENT, "out of memory; use fewer images at once, or a larger machine"
     if isinstance(error, OSError):
-        return _ENVIRONMENT, f"{error.filename or 'a file'}: {error.strerror or error}"
+        return _ENVIRONMENT, f"{error.filename or _unnamed()}: {error.strerror or error}"
     return _ENVIRONMENT, f"unexpected {type(error).__name__}: {error}; --debug shows the traceback"
+
+
+def _unnamed() -> str:
+    """What a file is whose name the system's error lacks: outputs and inputs are named before."""
+    import tempfile
+
+    try:
+        return f"a file in the temporary folder {tempfile.gettempdir()}"
+    except OSError:
+        return "the temporary folder"
+
+
+def _say(message: str) -> None:
+    """Print a message on standard error, without what would control a terminal."""
+    shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    try:
+        print("".join(shown), file=sys.stderr, flush=True)
+    except OSError:  # nobody listens; the exit code tells
+        sys.stderr = None  # type: ignore[assignment]

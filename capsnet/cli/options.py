@@ -3,13 +3,14 @@
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.files import atomic_path, check_writable
+from capsnet.cli.streams import check_standard_output
+from capsnet.files import atomic_path, check_working_folder, check_writable, clash
 from capsnet.formats import FORMATS
 from capsnet.precision import PRECISIONS
 from capsnet.presets import PRESETS
@@ -26,6 +27,7 @@ __all__ = [
     "STARTED",
     "CountOr",
     "Counts",
+    "InputFile",
     "Output",
     "OutputFile",
     "calibrate_option",
@@ -36,7 +38,6 @@ __all__ = [
 ]
 
 STARTED = time.monotonic()  # before anything slow is imported
-FILE = click.Path(path_type=Path)
 DEVICES = ("auto", "cpu", "cuda")
 FORMAT = click.Choice(list(FORMATS))
 PRECISION = click.Choice(list(PRECISIONS))
@@ -79,6 +80,16 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
+class InputFile(click.Path):
+    """A file or a folder that the command reads."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+
+FILE = InputFile()
+
+
 class OutputFile(click.Path):
     """A file that the command will write: an error, before any work, where it cannot be written.
 
@@ -101,10 +112,40 @@ class Output:
 
     Args:
         json_file: the file for the JSON; ``-`` is standard output, None is nowhere.
+        outputs: the files that the options say to write, by the option's name.
+        inputs: the files and folders that the options and arguments say to read.
+
+    Raises:
+        UsageError: if an output is one of the inputs, or another output.
+        OutputError: if the JSON is for standard output, and that is closed.
     """
 
-    def __init__(self, json_file: Path | None) -> None:
+    def __init__(
+        self, json_file: Path | None, outputs: Mapping[str, Path], inputs: Mapping[str, Path]
+    ) -> None:
         self._json_file = json_file
+        self._outputs, self._inputs = dict(outputs), dict(inputs)
+        self.reserve({})
+        if self.to_standard_output:
+            check_standard_output()
+
+    def reserve(
+        self, outputs: Mapping[str, Path], inputs: Mapping[str, Path] | None = None
+    ) -> None:
+        """Name what the command writes and reads besides its options, before it writes anything.
+
+        Args:
+            outputs: such as the certificate beside an artifact, by what the user calls them.
+            inputs: such as what an option stands for where it is not given.
+
+        Raises:
+            UsageError: as above.
+        """
+        self._outputs |= outputs
+        self._inputs |= inputs or {}
+        problem = clash(self._outputs, self._inputs)
+        if problem is not None:
+            raise click.UsageError(problem)
 
     @property
     def to_standard_output(self) -> bool:
@@ -146,9 +187,26 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
     @functools.wraps(function)
     def command(json_file: Path | None, **options: Any) -> None:
-        function(out=Output(json_file), **options)
+        check_working_folder()
+        context = click.get_current_context()
+        out = Output(json_file, _paths(context, OutputFile), _paths(context, InputFile))
+        function(out=out, **options)
 
     return command
+
+
+def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:
+    """What was given for the parameters of a kind, by the names that the user knows."""
+    found: dict[str, Path] = {}
+    for param in context.command.params:
+        if isinstance(param.type, kind):
+            value = context.params.get(param.name or "")
+            given = value if isinstance(value, tuple) else (value,)
+            name = param.human_readable_name if isinstance(param, click.Argument) else param.opts[0]
+            for number, path in enumerate(given):
+                if path is not None and path != _STANDARD_OUTPUT:
+                    found[f"{name} {number + 1}" if len(given) > 1 else name] = path
+    return found
 
 
 checkpoint_option = click.option(

@@ -3,14 +3,23 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
 from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
+from capsnet.cli.streams import check_standard_output
+from capsnet.errors import DataError
+from capsnet.runtime.certificate import certificate_path
 
 if TYPE_CHECKING:
-    from capsnet.runtime.sessions.base import Device
+    import numpy as np
+    import numpy.typing as npt
+
+    from capsnet.runtime.resumable import PartialFile
+    from capsnet.runtime.sessions.base import Device, Session
+
+    Images = Iterator[tuple[str, npt.NDArray[np.float32]]]
 
 __all__ = ["predict_command"]
 
@@ -30,6 +39,15 @@ _T = TypeVar("_T")
     help="Comma-separated values, or one JSON object a line.",
 )
 @click.option("--certified", is_flag=True, help="Refuse an artifact that is not proven.")
+@click.option(
+    "--skip-unreadable",
+    "skips",
+    is_flag=True,
+    help="Leave out images that cannot be read, and list them.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Continue the interrupted run of this --output, if there is one."
+)
 @device_option
 @with_output
 def predict_command(
@@ -39,51 +57,120 @@ def predict_command(
     output: Path | None,
     output_format: str,
     certified: bool,
+    skips: bool,
+    resume: bool,
     device: "Device",
 ) -> None:
     """Classify images: PNG, JPEG, folders of them, .npy, .npz and IDX files.
 
     Gives one row an image: its source, the class, and the length of every class capsule. Any number
-    of images is read as a stream.
+    of images is read as a stream. Until the last row is there, the rows are in OUTPUT.partial.
     """
     from capsnet.data.stream import count_images, stream_images
-    from capsnet.files import atomic_path
-    from capsnet.runtime.predict import predict, write_csv, write_jsonl
+    from capsnet.files import file_sha256
+    from capsnet.runtime.resumable import PartialFile, partial_path
     from capsnet.runtime.sessions.opening import open_session
 
-    if output is None and out.to_standard_output:
-        raise click.UsageError(
-            "--json - and the predictions would share standard output: give --output"
-        )
-    write = {"csv": write_csv, "jsonl": write_jsonl}[output_format]
+    if output is None:
+        _check_standard_output(out, resume)
+    else:
+        out.reserve({"the partial file": partial_path(output)})
+    out.reserve({}, {"the certificate": certificate_path(artifact)} if certified else {})
     session = open_session(artifact, device, require_certificate=certified)
     for note in session.notes:
         click.echo(f"note: {note}", err=True)
-    image_shape = session.metadata.image_shape
+    skipped: list[dict[str, str]] = []
+
+    def note_skipped(source: str, error: DataError) -> None:
+        skipped.append({"source": source, "reason": str(error)})
+        click.echo(f"note: skipped {source}: {error}", err=True)
+
+    shape = session.metadata.image_shape
     images = _with_progress_bar(
-        stream_images(inputs, image_shape), count_images(inputs, image_shape), "predicting"
+        stream_images(inputs, shape, note_skipped if skips else None),
+        count_images(inputs, shape, skip_unreadable=skips),
+        "predicting",
     )
     if output is None:
-        count = write(predict(session, images), sys.stdout)
+        count, resumed = _write(session, images, sys.stdout, output_format), 0
     else:
-        with (
-            atomic_path(output) as temporary,
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            count = write(predict(session, images), file)
+        run = {"artifact_sha256": file_sha256(artifact), "device": session.device}
+        partial = PartialFile(output, run, output_format, resume=resume)
+        count, resumed = _write_resumably(session, images, partial, output_format)
+    if count == 0 and skipped:
+        raise DataError(f"none of the {len(skipped)} images can be read: {skipped[0]['reason']}")
+    if output is not None:
         out.console.print(f"{count} predictions in {output}", markup=False)
+    if skipped:
+        click.echo(f"note: {len(skipped)} images were skipped", err=True)
     out.write_json(
         {
             "artifact": artifact.name,
             "device": session.device,
             "device_reason": session.device_reason,
             "predictions": count,
+            "resumed": resumed,
+            "skipped": skipped,
         }
     )
+
+
+def _check_standard_output(out: Output, resume: bool) -> None:
+    """Raise an error where the predictions cannot be written to standard output."""
+    if out.to_standard_output:
+        raise click.UsageError(
+            "--json - and the predictions would share standard output: give --output"
+        )
+    if resume:
+        raise click.UsageError("--resume continues a file: give its --output")
+    check_standard_output()
+
+
+def _write(
+    session: "Session", images: "Images", file: TextIO, output_format: str, header: bool = True
+) -> int:
+    """Write the predictions for the images; how many there are."""
+    from capsnet.runtime.predict import predict, write_csv, write_jsonl
+
+    predictions = predict(session, images)
+    if output_format == "jsonl":
+        return write_jsonl(predictions, file)
+    return write_csv(predictions, file, header=header)
+
+
+def _write_resumably(
+    session: "Session", images: "Images", partial: "PartialFile", output_format: str
+) -> tuple[int, int]:
+    """Write predictions to a file that stays if this is interrupted, and say so.
+
+    Returns:
+        How many predictions there are, and how many of them were there before.
+    """
+    from capsnet.runtime.predict import BATCH_SIZE
+
+    writing = False
+    try:
+        with partial:
+            kept, left = partial.skip(images, BATCH_SIZE)
+            writing = True
+            count = kept + _write(session, left, partial.file, output_format, header=kept == 0)
+            if count:
+                partial.finish()
+            return count, kept
+    except BaseException:
+        if writing and partial.holds_rows:
+            click.echo(
+                f"note: the predictions so far are in {partial.path}; give the same command with "
+                "--resume to continue",
+                err=True,
+            )
+        raise
 
 
 def _with_progress_bar(items: Iterable[_T], total: int | None, task: str) -> Iterator[_T]:
     from rich.console import Console
     from rich.progress import track
 
-    return iter(track(items, task, total=total, console=Console(stderr=True), transient=True))
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return iter(track(items, task, total, console=console, transient=True, disable=hidden))

@@ -62,6 +62,7 @@ def train_command(
     from capsnet.device import choose_device, why_torch_has_no_cuda
     from capsnet.training.trainer import TrainingConfig, state_path, train
 
+    out.reserve({"the state of the run": state_path(output)})
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     splits = load_split(data, "train"), load_split(data, "t10k")

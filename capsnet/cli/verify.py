@@ -50,18 +50,20 @@ def verify_command(
     from capsnet.runtime.proof.tables import stage_lines
     from capsnet.runtime.sessions.opening import artifact_format
 
+    certificate = certificate_path(artifact)
+    out.reserve({"the certificate": certificate}, {"the checkpoint": request.checkpoint})
     artifact_format(artifact)  # what cannot be read or written is an error now, not after the work
-    check_writable(certificate_path(artifact))
+    check_writable(certificate)
     with out.console.status(f"verifying {artifact.name}"):
         proof = prove(artifact, request, in_process=in_process)
-    certificate = proof.certificate
-    stages = locate_fault(artifact, request) if locate and not certificate.passed else ()
+    found = proof.certificate
+    stages = locate_fault(artifact, request) if locate and not found.passed else ()
     write_page([proof], page)
-    out.write_json(to_values(certificate) | ({"stages": to_values(stages)} if stages else {}))
-    print_verdicts([certificate], out)
+    out.write_json(to_values(found) | ({"stages": to_values(stages)} if stages else {}))
+    print_verdicts([found], out)
     if stages:
         out.console.print(stage_lines(stages))
-    raise_unless_passed([certificate], "do not use this file; export it again")
+    raise_unless_passed([found], "do not use this file; export it again")
 
 
 def write_page(proofs: "Sequence[Proof]", page: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.data.source import Image, ImageShape, Source, damaged, reading
+from capsnet.data.source import Found, Image, ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 
 __all__ = [
@@ -139,14 +139,18 @@ def _streamed_rows(
             raise damaged(name, f"it goes on after the last of {layout.count} images")
 
 
-def named_images(
-    name: str, layout: Layout, rows: Iterator[npt.NDArray[Any]]
-) -> Iterator[tuple[str, Image]]:
+def named_images(name: str, layout: Layout, rows: Iterator[npt.NDArray[Any]]) -> Iterator[Found]:
     """Images float32 0..1 with their names ``name[index]``, from the rows of an array."""
     with reading(name):
         for index, row in enumerate(rows):
             source = f"{name}[{index}]"
-            yield source, scaled(source, row.transpose(2, 0, 1) if layout.channels_last else row)
+            pixels = row.transpose(2, 0, 1) if layout.channels_last else row
+            found: Image | DataError
+            try:
+                found = scaled(source, pixels)
+            except DataError as error:
+                found = error
+            yield source, found
 
 
 def scaled(name: str, pixels: npt.NDArray[Any]) -> Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from capsnet.data.arrays import scaled
-from capsnet.data.source import Image, ImageShape, Source, reading
+from capsnet.data.source import Found, Image, ImageShape, Source, reading
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
@@ -53,14 +53,20 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 def image_file(path: Path, image_shape: ImageShape) -> Source:
     """The image in one PNG or JPEG file; nothing is read before it is asked for."""
 
-    def images() -> Iterator[tuple[str, Image]]:
-        yield str(path), _decoded(path, image_shape)
+    def images() -> Iterator[Found]:
+        found: Image | DataError
+        try:
+            found = _decoded(path, image_shape)
+        except DataError as error:
+            found = error
+        yield str(path), found
 
     return Source(1, images())
 
 
 def _decoded(path: Path, image_shape: ImageShape) -> Image:
     from PIL import Image as Pillow
+    from PIL import ImageOps
 
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -72,8 +78,11 @@ def _decoded(path: Path, image_shape: ImageShape) -> Image:
         with (
             reading(str(path)),
             open_regular(path) as file,
-            Pillow.open(file, formats=("PNG", "JPEG")) as image,
+            Pillow.open(file, formats=("PNG", "JPEG")) as stored,
         ):
+            image: Pillow.Image = stored
+            if sorted(stored.size) == sorted((width, height)):  # nothing larger is decoded
+                image = ImageOps.exif_transpose(stored)
             if image.size != (width, height):
                 raise DataError(
                     f"{path} is {image.height}x{image.width} pixels (height x width), the network "

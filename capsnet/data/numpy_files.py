@@ -32,11 +32,19 @@ ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without mem
 
 
 def npy(path: Path, image_shape: ImageShape) -> Source:
-    """The images of one ``.npy`` file, which is mapped into memory, not read."""
+    """The images of one ``.npy`` file.
+
+    It is read from front to back: mapped pages would count as this process's memory. In Fortran
+    order the pixels of an image are all over the file, which is then mapped all the same.
+    """
     name = str(path)
     with open_regular(path) as file:
-        layout = find_layout(name, _read_npy_header(file, name), image_shape)
-        check_size(name, file.tell(), layout, path.stat().st_size)
+        header = _read_npy_header(file, name)
+        offset, size = file.tell(), path.stat().st_size
+    if not header.fortran_order:
+        return streamed(name, lambda: open_regular(path), _read_npy_header, size, image_shape)
+    layout = find_layout(name, header, image_shape)
+    check_size(name, offset, layout, size)
     return Source(layout.count, named_images(name, layout, _mapped_rows(path, layout)))
 
 

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from capsnet.errors import DataError
 
-__all__ = ["Image", "ImageShape", "Source", "damaged", "reading"]
+__all__ = ["Found", "Image", "ImageShape", "Source", "damaged", "reading"]
 
 ImageShape = tuple[int, int, int]
 Image = npt.NDArray[np.float32]
+Found = tuple[str, Image | DataError]
+"""The name of an image, and the image; or why it is none, where the next one can be read."""
 
 # What zipfile, gzip, numpy and Pillow raise for a file that is damaged.
 _DAMAGE = (
@@ -34,7 +36,7 @@ class Source:
     """Images of one name: how many, and an iterator that opens nothing before it is advanced."""
 
     count: int
-    images: Iterator[tuple[str, Image]]
+    images: Iterator[Found]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ Memory stays bounded however many images there are: one image is decoded at a ti
 only the names are held. Pillow is imported when the first PNG or JPEG is read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from capsnet.data.idx import GZIP_MAGIC, IDX_MAGIC, idx_images
 from capsnet.data.images import IMAGE_MAGIC, folder_images, image_file
 from capsnet.data.numpy_files import NPY_MAGIC, ZIP_MAGIC, npy, npz
-from capsnet.data.source import ImageShape, Source, reading
+from capsnet.data.source import Found, Source, reading
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
@@ -23,13 +23,16 @@ Inputs = str | Path | Iterable[str | Path]
 
 
 def stream_images(
-    inputs: Inputs, image_shape: tuple[int, ...]
+    inputs: Inputs,
+    image_shape: tuple[int, ...],
+    on_unreadable: Callable[[str, DataError], None] | None = None,
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Read images one at a time, in the order of the inputs.
 
     A file's kind is recognised by its content:
 
-    - PNG and JPEG, named ``3.png``. Pillow converts them to grey or colour as the network wants.
+    - PNG and JPEG, named ``3.png``. Pillow converts them to grey or colour as the network wants,
+      and turns them upright where their EXIF data says how the camera was held.
       16-bit grey is divided by 65535; of 16-bit colour Pillow keeps the upper 8 bits. An alpha
       channel must be opaque: what lies behind a transparent pixel is not known.
     - NumPy ``.npy`` and ``.npz`` (every member), named ``digits.npy[17]`` and
@@ -48,6 +51,9 @@ def stream_images(
     Args:
         inputs: files and folders, or one of them.
         image_shape: channels, height and width that the network takes.
+        on_unreadable: called with the name of what cannot be read, and why; it is left out, and
+            the next image follows. Of a file that is damaged in the middle, the rest is left out.
+            None raises the first such error.
 
     Yields:
         The image's name, as above and with the path as it was given, and the image: float32
@@ -58,38 +64,66 @@ def stream_images(
             unknown kind; or if its images have another shape, type or range; or if the network
             takes no images of three axes.
     """
-    for source in _sources(inputs, image_shape):
-        yield from source.images
+    for path in _paths(inputs, image_shape):
+        try:
+            for name, found in _found(path, image_shape):
+                if not isinstance(found, DataError):
+                    yield name, found
+                elif on_unreadable is None:
+                    raise found
+                else:
+                    on_unreadable(name, found)
+        except DataError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(str(path), error)
 
 
-def count_images(inputs: Inputs, image_shape: tuple[int, ...]) -> int:
+def count_images(
+    inputs: Inputs, image_shape: tuple[int, ...], *, skip_unreadable: bool = False
+) -> int:
     """Number of images that :func:`stream_images` will read. Reads headers only.
 
     Args:
         inputs: files and folders, or one of them.
         image_shape: channels, height and width that the network takes. (Without it the count is
             unknown: ``[3, 28, 28]`` is one colour image or three grey ones.)
+        skip_unreadable: leave out what cannot be read, where that can be told from its header.
 
     Raises:
         DataError: if an input is missing or empty, or its header is damaged or does not fit; this
             finds most mistakes before the first image is read.
     """
-    return sum(source.count for source in _sources(inputs, image_shape))
+    total = 0
+    for path in _paths(inputs, image_shape):
+        try:
+            total += sum(source.count for source in _sources_in(path, image_shape))
+        except DataError:
+            if not skip_unreadable:
+                raise
+    return total
 
 
-def _sources(inputs: Inputs, image_shape: tuple[int, ...]) -> Iterator[Source]:
-    """The sources of all inputs; each is valid until the next one is asked for."""
+def _paths(inputs: Inputs, image_shape: tuple[int, ...]) -> list[Path]:
+    """The inputs, for a network that takes images."""
     if len(image_shape) != 3:
         raise DataError(
             f"the network takes {list(image_shape)}, expected [channels, height, width] for images "
             "from files; give arrays to its session"
         )
-    channels, height, width = image_shape
-    for path in [inputs] if isinstance(inputs, str | Path) else inputs:
-        yield from _sources_in(Path(path), (channels, height, width))
+    return [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
 
 
-def _sources_in(path: Path, image_shape: ImageShape) -> Iterator[Source]:
+def _found(path: Path, image_shape: tuple[int, ...]) -> Iterator[Found]:
+    """What is found in one input, image by image."""
+    for source in _sources_in(path, image_shape):
+        yield from source.images
+
+
+def _sources_in(path: Path, shape: tuple[int, ...]) -> Iterator[Source]:
+    """The sources of one input; each is valid until the next one is asked for."""
+    channels, height, width = shape
+    image_shape = (channels, height, width)
     name = str(path)
     with reading(name):
         if path.is_dir():

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import safetensors
@@ -354,15 +355,22 @@ def _set_learning_rate(
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended: half an optimizer step cannot be resumed."""
+    """Let Ctrl-C and SIGTERM wait until the block has ended: half a step cannot be resumed."""
     if threading.current_thread() is not threading.main_thread():  # signals arrive in the main one
         yield
         return
     waiting: list[int] = []
-    earlier = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+
+    def hold(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+
+    # What has no handler of Python's interrupts nothing that could be resumed.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
+    earlier = {number: signal.signal(number, hold) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, earlier or signal.SIG_DFL)
-        if waiting:
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        for number in waiting[:1]:
+            signal.raise_signal(number)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
-from capsnet.errors import ConfigError, ExportError, first_line
+from capsnet.errors import ConfigError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.export.options import TRACE_BATCH, ExportOptions
@@ -114,6 +114,7 @@ def _capture(
                 dynamic_shapes=({0: torch.export.Dim("batch")} if dynamic else {},),
             )
         except Exception as error:  # the exporter's own errors have many kinds
+            raise_interruption(error)
             raise ExportError(
                 f"torch.onnx could not export the network: {first_line(error)}"
             ) from error

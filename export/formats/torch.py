@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError, first_line
+from capsnet.errors import ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.export.options import TRACE_BATCH, ExportOptions
@@ -51,6 +51,7 @@ def write_torch_artifact(
     try:
         captured = capture(lowered, image)
     except Exception as error:  # the exporters' own errors have many kinds
+        raise_interruption(error)
         raise ExportError(
             f"{exporter} could not capture the network: {first_line(error)}"
         ) from error

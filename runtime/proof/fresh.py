@@ -53,7 +53,7 @@ class FreshProcess:
 
         Raises:
             CapsNetError: what :func:`capsnet.runtime.proof.proof.prove` raises there, with its exit
-                code.
+                code; ResourceError where the machine has too little memory for it.
             ResultError: if the process crashes, does not answer in time, or gives no verdict.
         """
         proofs = []

@@ -1,5 +1,6 @@
 """One way to run every artifact: images in, named arrays out, on the device that was asked for."""
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -41,6 +42,7 @@ class Session(ABC):
         bytes: size of the file.
         sha256: of the bytes that were opened, lower-case hexadecimal.
         notes: where this environment differs from that of the certificate that was required.
+        survives_fork: whether it runs in a process that was forked after it was opened.
     """
 
     format: str
@@ -51,6 +53,8 @@ class Session(ABC):
     bytes: int = 0
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    survives_fork: bool = True
+    _opened_by: int | None = None
 
     @property
     @abstractmethod
@@ -83,8 +87,10 @@ class Session(ABC):
 
         Raises:
             DataError: if the images are no floats, or not of the artifact's shape.
-            ArtifactError: if the backend fails.
+            ArtifactError: if the backend fails, or would wait for threads that a fork has not
+                copied.
         """
+        self._check_process()
         fixed, *image_shape = self.metadata.inputs[0].shape
         given = as_images(images, ("batch", *image_shape), "the artifact")
         count = size = len(given)
@@ -103,8 +109,16 @@ class Session(ABC):
             return {name: values[:count] for name, values in parts[0].items()}
         return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
+    def _check_process(self) -> None:
+        if not self.survives_fork and self._opened_by not in (None, os.getpid()):
+            raise ArtifactError(
+                "the session was opened before this process was forked, and its threads are not "
+                "here: open it in each process, or start processes with spawn"
+            )
+
     def _take_metadata(self, path: Path, document: str | None) -> None:
         """Parse the document inside the file; raise ArtifactError where there is none to trust."""
+        self._opened_by = os.getpid()
         if document is None:
             raise ArtifactError(
                 f"{path} is {self.format} without capsnet metadata: export it with capsnet-export"

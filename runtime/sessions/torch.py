@@ -49,6 +49,8 @@ class TorchSession(Session):
         DeviceError: if CUDA was asked for and is not there.
     """
 
+    survives_fork = False  # its pool of threads would be waited for without end
+
     def __init__(
         self,
         path: Path,

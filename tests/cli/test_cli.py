@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, with_weight
 from support.networks import SMALL, altered, lively_model, random_images
 
-from capsnet.cli.main import cli, main
+from capsnet.cli.commands import cli
+from capsnet.cli.main import main
 from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256

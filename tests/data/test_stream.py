@@ -587,3 +587,46 @@ def test_imports_only_numpy():
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_images_are_turned_upright_as_their_exif_data_says(tmp_path, orientation, suffix):
+    upright = np.zeros((1, 16, 24), np.uint8)
+    upright[0, :8, :8] = 255
+    turns = {  # from upright to how the camera stored it
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a),
+        7: lambda a: a[::-1, ::-1].T,
+        8: lambda a: np.rot90(a, -1),
+    }
+    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](upright[0])))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image{suffix}"
+    stored.save(path, exif=exif, **({"quality": 100} if suffix == ".jpg" else {}))
+    [(_, found)] = stream_images(path, (1, 16, 24))
+    assert np.abs(found * 255 - upright).max() < 3
+
+
+def test_an_image_of_the_right_size_that_is_not_so_upright_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "image.jpg", exif=exif)
+    with pytest.raises(DataError, match="is 5x4 pixels"):
+        list(stream_images(tmp_path / "image.jpg", (1, 4, 5)))
+
+
+def test_a_file_that_is_damaged_in_the_middle_gives_the_images_before(tmp_path):
+    content = gzip.compress(idx_bytes(pixels(50, 4, 5)))
+    (tmp_path / "images.gz").write_bytes(content[:-30])
+    told = []
+    found = list(stream_images(tmp_path / "images.gz", (1, 4, 5), lambda *what: told.append(what)))
+    assert 0 < len(found) < 50
+    [(name, error)] = told
+    assert name == str(tmp_path / "images.gz")
+    assert "damaged" in str(error)
