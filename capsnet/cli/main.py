@@ -101,4 +101,4 @@ def _say(message: str) -> None:
     try:
         print("".join(shown), file=sys.stderr, flush=True)
     except OSError:  # nobody listens; the exit code tells
-        sys.stderr = None  # type: ignore[assignment]
+        sys.stderr = None

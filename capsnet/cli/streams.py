@@ -23,7 +23,7 @@ class ReaderGoneError(Exception):
 class _StandardOutput(io.FileIO):
     """Standard output, whose errors name it."""
 
-    def write(self, content: Any) -> int | None:
+    def write(self, content: Any) -> int | None:  # type: ignore[override]
         try:
             return super().write(content)
         except BrokenPipeError as error:

@@ -217,25 +217,30 @@ def test_ctrl_c_saves_the_run_and_resuming_ends_with_the_same_weights(finished, 
     assert not state_path(output).exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_ctrl_c_inside_an_optimizer_step_waits_for_its_end(finished, output, monkeypatch, when):
+def test_ctrl_c_inside_an_optimizer_step_waits_for_its_end(
+    finished, output, monkeypatch, when, number
+):
     step, calls = torch.optim.Adam.step, []
 
     def interrupted_step(self):
         calls.append(None)
         if len(calls) == STEPS + 2 and when == "before":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         step(self)
         if len(calls) == STEPS + 2 and when == "after":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    handler = signal.getsignal(signal.SIGINT)
+    if number == signal.SIGTERM:  # as the command line handles it
+        signal.signal(number, signal.default_int_handler)
+    handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", interrupted_step)
         with pytest.raises(KeyboardInterrupt):
             run(output)
     assert len(calls) == STEPS + 2
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     run(output, resume=True)
     assert same(output, finished[0])
 
