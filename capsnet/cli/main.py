@@ -100,5 +100,5 @@ def _say(message: str) -> None:
     shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
     try:
         print("".join(shown), file=sys.stderr, flush=True)
-    except OSError:  # nobody listens; the exit code tells
+    except OSError:  # it is closed; the exit code says enough
         sys.stderr = None

@@ -15,7 +15,7 @@ _closed = False
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads standard output any more; libraries have ways of their own with OSErrors."""
+    """The reader of standard output has closed it; no OSError, which libraries catch."""
 
     exit_code = 141  # that of ``cat``: 128 + SIGPIPE
 
