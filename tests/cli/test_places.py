@@ -8,7 +8,6 @@ from PIL import Image
 from support.artifacts import onnx_bytes
 from support.networks import SMALL, lively_model, random_images
 
-from capsnet.api import export_model
 from capsnet.checkpoint import save_checkpoint
 from capsnet.cli.commands import cli
 from capsnet.cli.options import InputFile, OutputFile
@@ -95,6 +94,8 @@ def test_every_file_of_every_command_is_an_input_or_an_output():
 
 @pytest.mark.parametrize("name", ["model.safetensors", "link", "images.npy"])
 def test_the_library_refuses_it_too(folder, name):
+    from capsnet.api import export_model
+
     before = (folder / name).read_bytes()
     with pytest.raises(OutputError, match="would overwrite what is read"):
         export_model(
