@@ -3,9 +3,9 @@
     python -m tests.campaign [--minutes 1] [--seed 0] [--json FILE]
 
 Run it in the root of the source. It prints one table of figures, and exits with 1 if anything
-happened that must not: an error of an undocumented kind, a crash, a hang, too much memory, a partial
-or left-over file, a traceback, a wrong exit code. The same seed gives the same mutations; how many
-there are depends on the time.
+happened that must not: an error of an undocumented kind, a crash, a hang, too much memory, a
+partial or left-over file, a traceback, a wrong exit code. The same seed gives the same mutations;
+how many there are depends on the time.
 """
 
 import collections
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -87,9 +87,11 @@ def open_artifact(path: Path) -> None:
 
 
 def open_certificate(path: Path) -> None:
+    from capsnet.files import file_sha256
     from capsnet.runtime.certificate import require_certificate
 
-    require_certificate(path.with_name(path.name.removesuffix(".parity.json")))
+    artifact = path.with_name(path.name.removesuffix(".parity.json"))
+    require_certificate(artifact, file_sha256(artifact))
 
 
 def open_checkpoint(path: Path) -> None:
@@ -371,10 +373,11 @@ def _odd(folder: Path) -> Iterator[tuple[str, tuple[int, ...], int, bytes]]:
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         )
         yield run(
-            "no memory",
+            "too little memory",
             (3,),
-            *predict,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28)),
+            *("verify", "model.onnx", "--checkpoint", "model.safetensors"),
+            *("--images", "images.npy"),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29)),
         )
         fifo = here / "fifo"
         os.mkfifo(fifo)
@@ -418,8 +421,13 @@ def main(minutes: float, seed: int, json_file: Path | None, worker: str | None) 
     for what in wrong:
         print(f"WRONG {what}")
     if json_file is not None:
-        document = {"seed": seed, "minutes": minutes}
-        document |= {name: asdict(tally) for name, tally in parts.items()}
+        document: dict[str, object] = {"seed": seed, "minutes": minutes}
+        for name, tally in parts.items():
+            document[name] = {
+                "cases": tally.cases,
+                "outcomes": dict(tally.outcomes),
+                "wrong": tally.wrong,
+            }
         json_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     sys.exit(1 if wrong else 0)
 

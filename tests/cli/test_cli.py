@@ -567,7 +567,7 @@ def test_certified_prediction_refuses_what_is_not_proven(folder, run, quick):
 @pytest.mark.parametrize("command", ["inspect", "predict", "verify"])
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(None, "No such file"), (b"", "is empty"), (onnx_bytes, "onnxruntime cannot load")],
+    [(None, "No such file"), (b"", "is empty"), (onnx_bytes, "truncated or damaged")],
     ids=["missing", "empty", "truncated"],
 )
 def test_artifact_that_cannot_be_opened_is_an_environment_error(

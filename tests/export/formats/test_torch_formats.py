@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.artifacts import golden_outputs
+from support.hostile import torch_archive
 from support.networks import SMALL, lively_model, random_images, with_layers
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
@@ -39,11 +40,10 @@ def files(tmp_path_factory):
 
 def rewritten(source, target, change):
     """The archive with the records that ``change(name, content)`` gives; None drops one."""
-    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
-        for name in archive.namelist():
-            content = change(name, archive.read(name))
-            if content is not None:
-                copy.writestr(name, content)
+    with zipfile.ZipFile(source) as archive:
+        records = [(name, change(name, archive.read(name))) for name in archive.namelist()]
+    kept = [(name, content) for name, content in records if content is not None]
+    target.write_bytes(torch_archive(kept))
     return target
 
 

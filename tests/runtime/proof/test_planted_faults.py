@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from support.hostile import torch_archive
 from support.networks import SMALL, lively_model, random_images, with_layers
 
 from capsnet.checkpoint import save_checkpoint
@@ -180,9 +181,12 @@ def test_an_iteration_fewer_than_the_metadata_says_is_caught(kind, folder, tmp_p
         (name,) = [name for name in archive.namelist() if "/extra/" in name]
         claimed = archive.read(name)
     lying = tmp_path / "lying"
-    with zipfile.ZipFile(fewer) as archive, zipfile.ZipFile(lying, "w") as copy:
-        for name in archive.namelist():
-            copy.writestr(name, claimed if "/extra/" in name else archive.read(name))
+    with zipfile.ZipFile(fewer) as archive:
+        records = [
+            (name, claimed if "/extra/" in name else archive.read(name))
+            for name in archive.namelist()
+        ]
+    lying.write_bytes(torch_archive(records))
     assert [claim["least"] for claim in json.loads(claimed)["claims"]] == [2]
     found, said = verdict(folder, lying)
     assert found == "fail"
