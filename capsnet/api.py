@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED, checkpoint_file
-from capsnet.definitions import own_definitions
+from capsnet.definitions import own_definitions, refuse_while_loading
 from capsnet.errors import ConfigError, DataError, ResultError
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, prove
@@ -123,18 +123,19 @@ def train(
         settings = TrainingConfig(**options)
     except TypeError as error:
         raise ConfigError(f"training has no such option: {error}") from error
-    everything = LabelledImages(pixels, classes.astype(np.int64))
-    held_out = np.arange(len(pixels)) % 10 == 9
-    if not held_out.any():
+    classes = classes.astype(np.int64)
+    if len(pixels) < 10:
         raise DataError(f"there are {len(pixels)} images, training takes at least 10")
+    shuffled = np.random.default_rng(settings.seed).permutation(len(pixels))
+    held_out = shuffled < len(pixels) // 10
     where = choose_device(device, why_torch_has_no_cuda() if device != "cpu" else "", "training")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors") if output is None else Path(output)
         train(
             preset(config) if isinstance(config, str) else config,
             settings,
-            LabelledImages(*(array[~held_out] for array in everything)),
-            LabelledImages(*(array[held_out] for array in everything)),
+            LabelledImages(pixels[~held_out], classes[~held_out]),
+            LabelledImages(pixels[held_out], classes[held_out]),
             path,
             device=torch.device(where.device),
         )
@@ -193,10 +194,10 @@ def export_model(
     name = _format_of(target) if format is None else format
     if name not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-    settings = ExportSettings(precision, reconstruction, batch, opset, forms)
+    settings = ExportSettings(precision, reconstruction, batch, opset, forms or {})
     with tempfile.TemporaryDirectory() as folder:
         request = _request(
-            model, images, labels, Path(folder), _own_code(model, name, precision),
+            model, images, labels, Path(folder),
             samples=samples, tolerance=tolerance, device=device,
         )  # fmt: skip
         [exported] = export_artifacts(
@@ -250,7 +251,7 @@ def verify(
     artifact = Path(artifact)
     with tempfile.TemporaryDirectory() as folder:
         request = _request(
-            checkpoint, images, labels, Path(folder), _own_code(checkpoint),
+            checkpoint, images, labels, Path(folder),
             samples=samples, tolerance=tolerance, device=device,
         )  # fmt: skip
         return prove(artifact, request).certificate
@@ -258,8 +259,8 @@ def verify(
 
 def compare(
     *artifacts: str | Path,
-    checkpoint: str | Path = "mnist",
-    images: str | Path | None = None,
+    checkpoint: "CapsNet | str | Path" = "mnist",
+    images: npt.ArrayLike | str | Path | None = None,
     batches: Sequence[int] = (1, 8, 32, 128),
     rounds: int = 9,
     device: "Device" = "auto",
@@ -275,10 +276,11 @@ def compare(
 
     Args:
         *artifacts: the files.
-        checkpoint: the network that they were exported from: a file, or a bundled one.
-        images: to run, a file or a folder; None for the bundled MNIST test set.
+        checkpoint: the network that they were exported from: in memory, a file, or a bundled one.
+        images: to run, as of :func:`export_model`.
         batches: batch sizes.
-        rounds: how often each candidate is timed at each batch size, at least 7.
+        rounds: how often each candidate is timed at each batch size, at least 2; with fewer than 7
+            the intervals of the ratios say little.
         device: where to run.
 
     Returns:
@@ -297,17 +299,17 @@ def compare(
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.reference import EagerModel
 
-    file = checkpoint_file(checkpoint)
-    model = load_checkpoint(file)
-    given = load_images(Request(file, _as_path(images), _BENCH_IMAGES), model.config, "").images
-    candidates = [
-        Eager("eager", file, baseline=True),
-        *(Artifact(str(path), Path(path)) for path in artifacts),
-    ]
-    references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
-    return benchmark_encoder(
-        candidates, *references, given, Settings(tuple(batches), rounds, device)
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        request = _request(checkpoint, images, None, Path(folder), samples=_BENCH_IMAGES)
+        model = load_checkpoint(request.checkpoint)
+        given = load_images(request, model.config, "").images
+        candidates = [
+            Eager("eager", request.checkpoint, baseline=True),
+            *(Artifact(str(path), Path(path)) for path in artifacts),
+        ]
+        references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
+        settings = Settings(tuple(batches), rounds, device, definitions=request.definitions)
+        return benchmark_encoder(candidates, *references, given, settings)
 
 
 def predict(
@@ -351,22 +353,37 @@ def _format_of(path: Path) -> str:
     raise ConfigError(f"no format has the suffix of {path}, expected {suffixes}; give format=")
 
 
-def _own_code(model: "CapsNet | str | Path", *tables: str) -> tuple[Path, ...]:
+def _own_code(model: "CapsNet | str | Path") -> tuple[Path, ...]:
     """Files of the user's own that define layers of a network, or rows of the tables."""
     if isinstance(model, str | Path) and str(model) in BUNDLED:
         config = None
     else:
-        config = (load(model) if isinstance(model, str | Path) else model).config
+        config = _require_capsnet(load(model) if isinstance(model, str | Path) else model).config
     found: list[Any] = []
     if config is not None:
         found += [type(layer) for layer in config.layers().values()]
-    for name in tables:
-        if name in FORMATS:
-            found += [FORMATS[name].export, FORMATS[name].open]
-        elif name in PRECISIONS:
-            row = PRECISIONS[name]
-            found += [row.convert, *([] if row.finish is None else [row.finish])]
+    for form in FORMATS.values():
+        found += [form.export, form.open]
+    for precision in PRECISIONS.values():
+        found += [precision.convert, *([] if precision.finish is None else [precision.finish])]
     return own_definitions(found)
+
+
+def _require_capsnet(model: Any) -> "CapsNet":
+    """Refuse what a checkpoint, which holds a configuration and weights, cannot stand for."""
+    from capsnet.model import CapsNet
+
+    if type(model) is CapsNet:
+        return model
+    what = type(model).__name__
+    if isinstance(model, CapsNet):
+        raise ConfigError(
+            f"{what} is a subclass of CapsNet, which may compute otherwise: put what it changes "
+            "into a kind of layer of its own (docs/extending.md)"
+        )
+    raise ConfigError(
+        f"model must be a CapsNet, a checkpoint file or the name of a bundled one, got {what}"
+    )
 
 
 def _request(
@@ -374,10 +391,11 @@ def _request(
     images: npt.ArrayLike | str | Path | None,
     labels: npt.ArrayLike | None,
     folder: Path,
-    definitions: tuple[Path, ...],
     **options: Any,
 ) -> Request:
     """What a fresh process needs: everything as files; what is in memory goes into the folder."""
+    refuse_while_loading()
+    definitions = _own_code(model)
     if isinstance(model, str | Path):
         checkpoint = checkpoint_file(model)
     else:
@@ -394,13 +412,11 @@ def _request(
     )
 
 
-def _as_path(given: str | Path | None) -> Path | None:
-    return None if given is None else Path(given)
-
-
 def _as_file(given: npt.ArrayLike | str | Path | None, file: Path) -> Path | None:
     """A path as it is; an array saved to a file."""
-    if given is None or isinstance(given, str | Path):
-        return _as_path(given)
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        return Path(given)
     np.save(file, np.asarray(given))
     return file

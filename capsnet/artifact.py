@@ -75,7 +75,9 @@ class Claim:
         count = sum(found.get(name, 0) for name in self.operators)
         if count >= self.least and (self.most is None or count <= self.most):
             return None
-        bounds = str(self.least) if self.most == self.least else f"at least {self.least}"
+        bounds = f"at least {self.least}"
+        if self.most is not None:
+            bounds = f"{self.least}" if self.most == self.least else f"{self.least} to {self.most}"
         return (
             f"{self.what} takes {bounds} of {'/'.join(self.operators[:2])}, the graph has {count}"
         )

@@ -14,17 +14,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
-from capsnet.data.idx import ASSETS
 from capsnet.documents import parse_json, to_values
 from capsnet.errors import CheckpointError, ConfigError
 from capsnet.files import atomic_path, open_regular
 from capsnet.importers.readable_capsnet import from_readable_capsnet
+from capsnet.layers import KINDS
 from capsnet.model import CapsNet
 
 __all__ = ["BUNDLED_CHECKPOINT", "load_checkpoint", "save_checkpoint"]
 
-BUNDLED_CHECKPOINT = ASSETS / "mnist.safetensors"
+BUNDLED_CHECKPOINT = BUNDLED["mnist"]
 """The trained MNIST model that comes with the package."""
 
 _METADATA_KEY = "capsnet"
@@ -50,7 +51,10 @@ def save_checkpoint(
         OutputError: if the file cannot be written.
     """
     dtype = torch.float16 if half else torch.float32
-    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
+    tensors = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in model.state_dict().items()
+    }
     document = {
         "schema_version": _SCHEMA_VERSION,
         "config": to_values(model.config),
@@ -84,21 +88,11 @@ def load_checkpoint(path: Path | str) -> CapsNet:
             head = file.read(9)
     except OSError as error:
         raise CheckpointError(
-            f"cannot read checkpoint {path}: {error.strerror}; give a file with --checkpoint"
+            f"cannot read checkpoint {path}: {error.strerror}; give a checkpoint file, or the name "
+            f"of a bundled one: {', '.join(BUNDLED)}"
         ) from error
     is_safetensors = head[8:] == b"{" or path.suffix == ".safetensors"
     config, tensors = _read_safetensors(path) if is_safetensors else _read_state_dict(path)
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise CheckpointError(
-                f"{path}: tensor {name} is {tensor.dtype} ({tensor.layout}), "
-                "expected dense floating-point numbers"
-            )
-        tensors[name] = tensor.to(torch.float32)
-        if not tensors[name].isfinite().all():
-            raise CheckpointError(
-                f"{path}: tensor {name} holds NaN or infinity in float32; retrain or repair"
-            )
     try:
         with torch.device("meta"):
             model = CapsNet(config)
@@ -117,8 +111,29 @@ def load_checkpoint(path: Path | str) -> CapsNet:
         raise CheckpointError(
             f"{path}: the tensors do not fit the configuration: {'; '.join(problems)}"
         )
-    model.load_state_dict(tensors, assign=True)
+    wanted = {name: value.dtype for name, value in model.state_dict().items()}
+    weights = {name: _finite(path, name, t, wanted[name]) for name, t in tensors.items()}
+    if any(layer.kind not in KINDS for layer in config.layers().values()):
+        # A user's own layers may make more than weights, which the meta device does not hold.
+        with torch.random.fork_rng(devices=[]):
+            model = CapsNet(config)
+    model.load_state_dict(weights, assign=True)
     return model.requires_grad_().eval()
+
+
+def _finite(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in the model's type; raise CheckpointError where it is of another kind."""
+    if tensor.is_floating_point() != dtype.is_floating_point or tensor.layout != torch.strided:
+        raise CheckpointError(
+            f"{path}: tensor {name} is {tensor.dtype} ({tensor.layout}), "
+            f"expected dense {'floating-point numbers' if dtype.is_floating_point else dtype}"
+        )
+    tensor = tensor.to(dtype)
+    if not tensor.isfinite().all():
+        raise CheckpointError(
+            f"{path}: tensor {name} holds NaN or infinity in float32; retrain or repair"
+        )
+    return tensor
 
 
 def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:

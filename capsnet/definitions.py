@@ -9,7 +9,9 @@ from typing import Any
 
 from capsnet.errors import ConfigError
 
-__all__ = ["deferred", "load_definitions", "own_definitions"]
+__all__ = ["deferred", "load_definitions", "own_definitions", "refuse_while_loading"]
+
+_loading: list[Path] = []
 
 
 def deferred(reference: str) -> Callable[..., Any]:
@@ -62,14 +64,44 @@ def load_definitions(files: Iterable[Path]) -> None:
     Raises:
         ConfigError: if one cannot be imported.
     """
-    for file in files:
-        name = f"capsnet_definitions_{file.stem}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{file} is not a Python file; give one that ends in .py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+    for number, file in enumerate(files):
+        _loading.append(file)
         try:
-            spec.loader.exec_module(module)
+            _execute(file, number)
+        except ConfigError:
+            raise
         except Exception as error:  # a user's own code may raise anything
-            raise ConfigError(f"{file} cannot be imported: {error!r}; mend it") from error
+            raise ConfigError(f"{file} cannot be imported: {error!r}; correct the file") from error
+        finally:
+            _loading.remove(file)
+
+
+def refuse_while_loading() -> None:
+    """Raise ConfigError if a file of definitions that is being loaded starts an export itself.
+
+    Its export would load the file again, and so on without end.
+    """
+    if _loading:
+        raise ConfigError(
+            f"{_loading[-1]} exports or verifies when it is imported: put that below "
+            'if __name__ == "__main__":, or define the layers in a file of their own'
+        )
+
+
+def _execute(file: Path, number: int) -> None:
+    """Import a file by the name of its package, or alone; what lies beside it can be imported."""
+    root, names = file.parent, [file.stem]
+    while (root / "__init__.py").is_file():
+        root, names = root.parent, [root.name, *names]
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    if len(names) > 1:
+        importlib.import_module(".".join(names))
+        return
+    name = f"capsnet_definitions_{number}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)

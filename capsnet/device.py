@@ -1,9 +1,9 @@
 """Where to compute: what was asked for, and what is there. Imports torch only when it is asked."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from capsnet.errors import DeviceError
+from capsnet.errors import ConfigError, DeviceError
 
 __all__ = ["Choice", "Device", "choose_device", "why_torch_has_no_cuda"]
 
@@ -29,6 +29,8 @@ def choose_device(asked: Device, why_no_cuda: str, what: object) -> Choice:
     Raises:
         DeviceError: if CUDA was asked for and cannot be used.
     """
+    if asked not in get_args(Device):
+        raise ConfigError(f"device must be one of {', '.join(get_args(Device))}, got {asked!r}")
     if asked == "cpu":
         return Choice("cpu", "as asked")
     if not why_no_cuda:

@@ -28,7 +28,6 @@ class Format:
             :class:`capsnet.export.options.ExportOptions`.
         open: opens an artifact: ``(path, content, device, threads, tf32) -> Session``; the
             content is all of the file, the path is for messages, and nothing is read from it.
-        takes_opset: whether ``--opset`` means something to it.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Format:
     recognises: Callable[[bytes, frozenset[str]], bool]
     export: Callable[..., Any]
     open: Callable[..., Any]
-    takes_opset: bool = False
 
 
 def _is_onnx(head: bytes, _: frozenset[str]) -> bool:
@@ -53,7 +51,6 @@ FORMATS: dict[str, Format] = {
             _is_onnx,
             export=deferred("capsnet.export.formats.onnx:to_onnx"),
             open=deferred("capsnet.runtime.sessions.onnx:OrtSession"),
-            takes_opset=True,
         ),
         Format(
             "torchscript",

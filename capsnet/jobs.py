@@ -7,7 +7,7 @@ that the process which proves an export starts before this one imports torch.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.errors import CapsNetError, ConfigError, OutputError
-from capsnet.files import StagedFile, clash, file_sha256
-from capsnet.formats import DEFAULT_OPSET, FORMATS
+from capsnet.files import StagedFile, check_writable, clash, file_sha256
+from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
+from capsnet.forms import check_forms
 from capsnet.precision import find_precision
 from capsnet.runtime.certificate import certificate_path, write_certificate
 from capsnet.runtime.proof.fresh import FreshProcess
@@ -41,13 +42,24 @@ class ExportSettings:
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
+
+    Raises:
+        ConfigError: if a value is none of those that there are.
     """
 
     precision: str = "fp32"
     reconstruction: bool = False
     batch: int | None = None
     opset: int = DEFAULT_OPSET
-    forms: Mapping[str, str] | None = None
+    forms: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        find_precision(self.precision)
+        check_forms(self.forms)
+        if self.opset not in OPSETS:
+            raise ConfigError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {self.opset!r}")
+        if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
+            raise ConfigError(f"batch must be a positive integer, or None, got {self.batch!r}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,7 @@ def _check_places(
     request: Request | None,
     calibration: npt.ArrayLike | str | Path | None,
 ) -> None:
-    """Raise OutputError where a file would overwrite an input or another output."""
+    """Raise OutputError where a file cannot be written, or would overwrite another one."""
     inputs = {"the checkpoint": checkpoint}
     if request is not None and request.images is not None:
         inputs["the images"] = request.images
@@ -137,6 +149,8 @@ def _check_places(
     problem = clash(outputs | beside, inputs)
     if problem is not None:
         raise OutputError(problem)
+    for path in (*outputs.values(), *beside.values()):
+        check_writable(path)
 
 
 def _write(
@@ -166,7 +180,7 @@ def _write(
         model,
         reconstruction=settings.reconstruction,
         precision=settings.precision,
-        forms=settings.forms or {},
+        forms=settings.forms,
     )
     options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images)
     for name, file in staged.items():

@@ -56,8 +56,9 @@ class Precision:
         float32: whether the convolutions are computed in float32, so that forms which need its
             accuracy fit.
         convert: turns a lowered network into this precision, as a module.
-        finish: turns the exported ONNX graph into this precision, given calibration images; None
-            where there is nothing left to do.
+        finish: turns the exported ONNX graph into this precision, given calibration images or
+            None; None where there is nothing left to do.
+        calibrated: whether an export needs images to calibrate it with.
     """
 
     name: str
@@ -67,11 +68,7 @@ class Precision:
     float32: bool = False
     convert: Callable[[Any], Any] = _unchanged
     finish: Callable[[Any, Any], Any] | None = None
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether an export needs images to calibrate it with."""
-        return self.finish is not None
+    calibrated: bool = False
 
 
 _QUANTISED = ("QuantizeLinear", "QLinearConv")
@@ -106,6 +103,7 @@ PRECISIONS: dict[str, Precision] = {
             claims=(Claim("int8", _QUANTISED, 1),),
             formats=("onnx",),
             finish=deferred("capsnet.export.precision.int8:quantise"),
+            calibrated=True,
         ),
     )
 }

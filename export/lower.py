@@ -157,7 +157,7 @@ def lower(
     if reconstruction and model.decoder is None:
         raise ConfigError(
             "this network has no decoder, so it cannot reconstruct images: "
-            "export without --reconstruction, or train with decoder sizes"
+            "export without --reconstruction, or train a network that has one"
         )
     check_forms(forms)
     if as_written and precision != "fp32":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capsnet.documents import parse_json, to_values
-from capsnet.errors import ArtifactError, ResultError, printable
+from capsnet.errors import ArtifactError, ResultError, first_line, printable
 from capsnet.files import atomic_path, read_file
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "torch", "numpy", "capsnet-export
 
 def certificate_path(artifact: Path) -> Path:
     """The certificate's place beside the artifact."""
-    return artifact.with_name(artifact.name + ".parity.json")
+    return artifact.parent / f"{artifact.name}.parity.json"
 
 
 def environment() -> dict[str, str]:
@@ -92,7 +92,9 @@ def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{artifact} has no certificate {path.name}; {advice}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"the certificate {path} is damaged: {error!r}; {advice}") from error
+        raise ArtifactError(
+            f"the certificate {path} is damaged: {first_line(error)[:200]}; {advice}"
+        ) from error
     if schema != SCHEMA_VERSION:
         raise ArtifactError(
             f"the certificate {path} has schema version {schema}, this toolkit reads "

@@ -222,7 +222,7 @@ def _attempt(make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
         elif isinstance(error, RuntimeError):  # a crash, whose verdict is the parent's
             raise
         else:
-            message = f"the system failed: {said}; mend that, and try again"
+            message = f"the system failed: {said}; repair that, and try again"
         kind = ResourceError.__name__
     return {"error": message, "kind": kind}, False
 
@@ -235,7 +235,7 @@ class _Requests:
     """
 
     def __init__(self) -> None:
-        self._unanswered = 1  # the first answer is owed without a request
+        self._unanswered = 1  # no request comes before the first answer
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()

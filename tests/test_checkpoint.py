@@ -269,7 +269,7 @@ def test_a_safetensors_file_without_a_configuration_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    refuse(tmp_path / "absent.safetensors", "No such file or directory", "--checkpoint")
+    refuse(tmp_path / "absent.safetensors", "No such file or directory", "bundled one: mnist")
 
 
 def test_a_folder_is_refused(tmp_path):

@@ -5,7 +5,10 @@ path, so it imports nothing but the package.
 """
 
 import dataclasses
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -136,6 +139,84 @@ def test_a_new_kind_of_layer_has_a_configuration_in_json():
 
 
 @pytest.mark.slow
+@dataclass(frozen=True)
+class ShuffledConfig(SummedConfig, kind="shuffled"):
+    def build(self, shape: Shape) -> "Shuffled":
+        return Shuffled(*shape, self)
+
+
+class Shuffled(Summed):
+    """With a buffer of integers, one that no checkpoint holds, and an output that nothing needs."""
+
+    def __init__(self, in_capsules: int, in_dim: int, config: SummedConfig) -> None:
+        super().__init__(in_capsules, in_dim, config)
+        self.register_buffer("order", torch.arange(in_capsules).flip(0))
+        self.register_buffer("ones", torch.ones(in_dim), persistent=False)
+
+    def forward(self, capsules: Tensor) -> Tensor:
+        shuffled = super().forward(capsules[:, self.order] * self.ones)
+        _, places = torch.topk(shuffled.detach()[:, :, 0], 2)
+        return shuffled + 0 * places.sum(1).to(shuffled.dtype)[:, None, None]
+
+
+def test_a_layer_may_hold_more_than_weights(tmp_path):
+    config = dataclasses.replace(
+        SUMMED, capsule_layers=(ShuffledConfig(6, 5), DynamicConfig(10, 8, 2))
+    )
+    model = capsnet.CapsNet(config)
+    for file in ("own.onnx", "own.pt2"):
+        certificate = capsnet.export_model(model, tmp_path / file, images=IMAGES, device="cpu")
+        assert certificate.passed
+
+
+def test_a_subclass_of_the_network_is_refused(tmp_path):
+    class Halved(capsnet.CapsNet):
+        def forward(self, images):
+            return tuple(output / 2 for output in super().forward(images))
+
+    for model, words in ((Halved(BASE), "subclass of CapsNet"), (nn.Linear(2, 2), "got Linear")):
+        with pytest.raises(capsnet.ConfigError, match=words):
+            capsnet.export_model(model, tmp_path / "own.onnx", images=IMAGES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"opset": 7}, "opset must be 18 to 23, got 7"),
+        ({"batch": 0}, "batch must be a positive integer, or None, got 0"),
+        ({"precision": "bf16"}, "precision must be one of"),
+        ({"forms": {"routing": "em"}}, "routing must be one of projected, votes"),
+        ({"format": "gguf"}, "format must be one of onnx, torchscript, pt2"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(tmp_path, settings, words):
+    with pytest.raises(capsnet.ConfigError, match=words):
+        capsnet.export_model(capsnet.CapsNet(BASE), tmp_path / "a.onnx", images=IMAGES, **settings)
+
+
+def test_a_script_that_exports_when_it_is_imported_is_refused_and_ends(tmp_path):
+    script = tmp_path / "script.py"
+    source = Path(__file__).read_text(encoding="utf-8").split("# A precision:")[0]
+    script.write_text(
+        source
+        + """
+import numpy as np
+from capsnet.config import preset
+config = dataclasses.replace(preset("tiny"), capsule_layers=(SummedConfig(10, 8),), decoder=None)
+capsnet.export_model(
+    capsnet.CapsNet(config), "own.onnx", images=np.zeros((4, 1, 28, 28), np.float32)
+)
+""",
+        encoding="utf-8",
+    )
+    child = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert child.returncode == 1
+    assert "script.py exports or verifies when it is imported" in child.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("file", ["own.onnx", "own.pt", "own.pt2"])
 def test_a_new_kind_of_layer_is_exported_and_proven(trained, tmp_path, file):
     certificate = capsnet.export_model(trained, tmp_path / file, images=IMAGES, device="cpu")

@@ -67,7 +67,6 @@ def predict_command(
     of images is read as a stream. Until the last row is there, the rows are in OUTPUT.partial.
     """
     from capsnet.data.stream import count_images, stream_images
-    from capsnet.files import file_sha256
     from capsnet.runtime.resumable import PartialFile, partial_path
     from capsnet.runtime.sessions.opening import open_session
 
@@ -94,7 +93,7 @@ def predict_command(
     if output is None:
         count, resumed = _write(session, images, sys.stdout, output_format), 0
     else:
-        run = {"artifact_sha256": file_sha256(artifact), "device": session.device}
+        run = {"artifact_sha256": session.sha256, "device": session.device}
         partial = PartialFile(output, run, output_format, resume=resume)
         count, resumed = _write_resumably(session, images, partial, output_format)
     if count == 0 and skipped:

@@ -91,7 +91,7 @@ def _decoded(path: Path, image_shape: ImageShape) -> Image:
             rgba = image.convert("RGBA")
             if rgba.getchannel("A").getextrema() != (255, 255):
                 raise DataError(
-                    f"{path} is transparent in places, and the network sees no transparency; "
+                    f"{path} is transparent in places, and the network has no alpha channel; "
                     "flatten it onto the background of the training images"
                 )
             if image.mode == "I;16":  # Pillow's own conversion would clip at 255

@@ -82,5 +82,5 @@ def require_positive(config: LayerConfig) -> None:
             raise ConfigError(
                 f"{config.kind}: {field.name} must be a positive integer, got {value!r}"
             )
-        if field.type is int:
+        if field.type in (int, "int"):
             require_at_most(f"{config.kind}: {field.name}", value, MOST_VALUES)

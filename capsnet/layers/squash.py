@@ -25,16 +25,8 @@ def squash(poses: Tensor, dim: int = -1) -> Tensor:
 
 
 class Squash(nn.Module):
-    """:func:`squash` as a module: what it takes and gives are two stages of its network.
-
-    Args:
-        dim: axis of the vectors.
-    """
-
-    def __init__(self, dim: int = -1) -> None:
-        super().__init__()
-        self.dim = dim
+    """:func:`squash` as a module: what it takes and gives are two stages of its network."""
 
     def forward(self, poses: Tensor) -> Tensor:
-        """Vectors along ``dim`` to vectors of lengths below 1."""
-        return squash(poses, self.dim)
+        """Vectors ``[..., dim]`` to vectors of lengths below 1."""
+        return squash(poses)

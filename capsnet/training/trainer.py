@@ -26,7 +26,7 @@ from capsnet.checkpoint import save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
-from capsnet.errors import CheckpointError, DataError, OutputError, ResultError
+from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
 from capsnet.model import CapsNet
 from capsnet.training.forms import encode
@@ -50,6 +50,9 @@ class TrainingConfig:
             cosine.
         shift: largest random translation of a training image, in pixels, along each axis.
         seed: of the weights, the order and the shifts.
+
+    Raises:
+        ConfigError: if a value is out of range.
     """
 
     epochs: int = 10
@@ -57,6 +60,14 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     shift: int = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate!r}")
 
 
 @dataclass(frozen=True)
@@ -306,7 +317,7 @@ def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
     if images.shape[1:] != config.image_shape:
         raise DataError(
             f"the images are {list(images.shape[1:])} (channels, height, width), "
-            f"the network takes {list(config.image_shape)}; choose another --preset"
+            f"the network takes {list(config.image_shape)}; choose another network (--preset)"
         )
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(

@@ -18,6 +18,11 @@ def require_format(lowered: LoweredCapsNet, name: str) -> None:
             f"{lowered.precision.name} exists in {', '.join(formats)} only, not in {name}: "
             "choose another precision or format"
         )
+    if lowered.precision.finish is not None and name != "onnx":
+        raise ConfigError(
+            f"{lowered.precision.name} changes the ONNX graph, and {name} has none: list its "
+            'formats=("onnx",), or choose another precision'
+        )
 
 
 def describe(

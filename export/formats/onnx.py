@@ -16,7 +16,7 @@ from capsnet.errors import ConfigError, ExportError, first_line, raise_interrupt
 from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.export.options import TRACE_BATCH, ExportOptions
-from capsnet.export.precision.int8 import check_calibration
+from capsnet.formats import OPSETS
 from capsnet.stages import record_stages
 
 __all__ = ["to_onnx"]
@@ -64,8 +64,6 @@ def to_onnx(
             f"calibration images go with a precision that is calibrated, and {precision.name} is "
             f"{'' if precision.calibrated else 'not '}one: give them, or leave them out"
         )
-    if calibration is not None:
-        check_calibration(calibration, lowered.config.image_shape)
     image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
     stages = tuple(record_stages(lowered, image))
     dynamic = options.batch is None
@@ -74,6 +72,11 @@ def to_onnx(
     _name_nodes_by_stage(model.graph, stages)
     if precision.finish is not None:
         model = precision.finish(model, calibration)
+    if model.opset_import[0].version != options.opset:
+        raise ExportError(
+            f"torch.onnx wrote opset {model.opset_import[0].version}, not {options.opset}: ask for "
+            f"one of {OPSETS[0]} to {OPSETS[-1]}"
+        )
     metadata = describe(
         lowered,
         options,
@@ -124,7 +127,7 @@ def _capture(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter says of itself: a deprecation inside it, no torchvision."""
+    """Silence torch's exporter: a deprecation inside it, the lack of torchvision."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -156,7 +159,7 @@ def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> 
     graph.value_info.extend(values.values())
     computed = {name for node in graph.node for name in node.output}
     known = [value for value in graph.value_info if value.name in computed]
-    graph.ClearField("value_info")  # weights say of themselves what they are
+    graph.ClearField("value_info")  # weights carry their own types and shapes
     graph.value_info.extend(known)
     for tensor in graph.initializer:
         tensor.name = _weight_name(tensor.name)
@@ -185,12 +188,17 @@ def _name_nodes_by_stage(graph: onnx.GraphProto, stages: tuple[str, ...]) -> Non
                 pending += producers[name].input
     count: Counter[str] = Counter()
     for node in graph.node:
-        name = f"{stage_of[node.output[0]]}/{node.op_type}"
+        # Its first result may be one that nothing needs.
+        stage = next((stage_of[name] for name in node.output if name in stage_of), stages[-1])
+        name = f"{stage}/{node.op_type}"
         count[name] += 1
         node.name = name if count[name] == 1 else f"{name}_{count[name]}"
     kept = {*stages, *(value.name for value in graph.output)}
     renamed = {
-        output: node.name for node in graph.node for output in node.output if output not in kept
+        output: f"{node.name}.{index}" if index else node.name
+        for node in graph.node
+        for index, output in enumerate(node.output)
+        if output and output not in kept
     }
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -74,7 +74,7 @@ def _archive(frozen: Any, extra: dict[str, str]) -> io.BytesIO:
 
 @contextlib.contextmanager
 def _deprecations_ignored() -> Iterator[None]:
-    """torch asks to move to torch.export; users of TorchScript have their reasons."""
+    """Silence torch.jit's deprecation warnings: this format is torch.jit's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield

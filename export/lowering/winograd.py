@@ -29,8 +29,8 @@ _TILES = (4, 3, 2)
 def tile_rows(rows: int, kernel: int, stride: int) -> int | None:
     """The most output rows that can be computed together.
 
-    None where no tile divides the rows, where float32 would not bear the number of points, or where
-    nothing is saved.
+    None where no tile divides the rows, where so many points lose too much accuracy in float32, or
+    where nothing is saved.
 
     Args:
         rows: of the convolution's output.

@@ -30,7 +30,7 @@ _BATCH = 32
 _SMALL = 1024  # elements; below, float32 costs nothing
 
 
-def check_calibration(images: Images, image_shape: tuple[int, int, int]) -> None:
+def check_calibration(images: Images, image_shape: tuple[int, ...]) -> None:
     """Refuse images that cannot show what the activations look like.
 
     Args:
@@ -71,6 +71,8 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    check_calibration(images, tuple(dim.dim_value for dim in dims[1:]))
     convolutions = _inner_convolutions(model.graph)
     if not convolutions:
         raise ExportError(

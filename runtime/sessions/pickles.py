@@ -1,7 +1,7 @@
 """The two pickles in a TorchScript archive, read without executing anything. Needs no torch.
 
-torch's own reader of them trusts what they say of sizes. So they are read here first, by a machine
-that knows only the few steps with which torch writes modules and tensors.
+torch's own reader of them does not check the sizes in them. So they are read here first, by a
+machine that knows only the few steps with which torch writes modules and tensors.
 """
 
 import math
