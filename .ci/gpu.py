@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint
-from capsnet.cli.candidates import Exported
+from capsnet.cli.candidates import Recipe
 from capsnet.data.idx import mnist_test_set
 from capsnet.documents import to_values
 from capsnet.formats import FORMATS
@@ -61,7 +61,7 @@ def candidates(checkpoint: Path, folder: Path) -> Groups:
 
     def exported(name: str, precision: str, **forms: str) -> Path:
         path = folder / ".".join((name, precision, *forms.values()))
-        Exported(name, precision, forms).export(model, path)
+        Recipe(name, precision, forms).export(model, path)
         return path
 
     groups: Groups = {"torch": []}

@@ -17,47 +17,28 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from capsnet.api import compare, export_model, load, open_session, predict, train, verify
-    from capsnet.config import CapsNetConfig
-    from capsnet.errors import (
-        ArtifactError,
-        CapsNetError,
-        CheckpointError,
-        ConfigError,
-        DataError,
-        DeviceError,
-        ExportError,
-        OutputError,
-        ResourceError,
-        ResultError,
-    )
-    from capsnet.model import CapsNet
+if TYPE_CHECKING:  # "as" makes a name public for type checkers
+    from capsnet.api import compare as compare
+    from capsnet.api import export_model as export_model
+    from capsnet.api import load as load
+    from capsnet.api import open_session as open_session
+    from capsnet.api import predict as predict
+    from capsnet.api import train as train
+    from capsnet.api import verify as verify
+    from capsnet.config import CapsNetConfig as CapsNetConfig
+    from capsnet.errors import ArtifactError as ArtifactError
+    from capsnet.errors import CapsNetError as CapsNetError
+    from capsnet.errors import CheckpointError as CheckpointError
+    from capsnet.errors import ConfigError as ConfigError
+    from capsnet.errors import DataError as DataError
+    from capsnet.errors import DeviceError as DeviceError
+    from capsnet.errors import ExportError as ExportError
+    from capsnet.errors import OutputError as OutputError
+    from capsnet.errors import ResourceError as ResourceError
+    from capsnet.errors import ResultError as ResultError
+    from capsnet.model import CapsNet as CapsNet
 
     __version__: str
-
-__all__ = [
-    "ArtifactError",
-    "CapsNet",
-    "CapsNetConfig",
-    "CapsNetError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DeviceError",
-    "ExportError",
-    "OutputError",
-    "ResourceError",
-    "ResultError",
-    "__version__",
-    "compare",
-    "export_model",
-    "load",
-    "open_session",
-    "predict",
-    "train",
-    "verify",
-]
 
 _MODULES = {
     "ArtifactError": "capsnet.errors",
@@ -99,6 +80,7 @@ if _is_source_checkout(_ROOT):
     __path__.append(str(_ROOT))  # there, export/ and runtime/ lie beside this folder, not in it
 
 if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to have every name
+    __all__ = ["__version__", *_MODULES]
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
@@ -112,6 +94,5 @@ if not TYPE_CHECKING:  # a type checker would take a module with __getattr__ to 
         globals()[name] = value
         return value
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

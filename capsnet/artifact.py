@@ -200,7 +200,7 @@ class ArtifactMetadata:
 
 
 def _refuse_control_characters(values: Any) -> None:
-    """Raise ValueError where a document holds text that a terminal would obey."""
+    """Raise ValueError where a document holds characters that control a terminal."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             _refuse_control_characters(name)

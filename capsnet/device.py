@@ -36,7 +36,7 @@ def choose_device(asked: Device, why_no_cuda: str, what: object) -> Choice:
     if not why_no_cuda:
         return Choice("cuda", "as asked" if asked == "cuda" else "it works")
     if asked == "cuda":
-        raise DeviceError(f"no CUDA for {what}: {why_no_cuda}; use --device cpu or auto")
+        raise DeviceError(f"no CUDA for {what}: {why_no_cuda}; set the device to cpu or auto")
     return Choice("cpu", why_no_cuda)
 
 

@@ -38,7 +38,7 @@ __all__ = [
 class CapsNetError(Exception):
     """Base of the toolkit's errors; ``exit_code`` is what the command line returns for it.
 
-    A message may quote a file that others wrote, so what a terminal would obey is spelled out.
+    A message may quote a file that others wrote, so control characters are escaped.
     """
 
     exit_code: ClassVar[int] = 3
@@ -88,9 +88,9 @@ class ResultError(CapsNetError):
 
 
 def printable(text: str) -> str:
-    """Text without what a terminal obeys: control characters become escapes such as ``\\x1b``.
+    """Text in which control characters, which a terminal acts on, are escapes such as ``\\x1b``.
 
-    Those that turn the direction of the text around are among them. Ends of lines and tabs stay.
+    Those that change the direction of the text are among them. Ends of lines and tabs stay.
     """
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else _escaped(c)
@@ -124,9 +124,9 @@ _LACK_OF_MEMORY = (
 
 
 def lacks_memory(message: str) -> bool:
-    """Whether an error's kind and text, or a process's last words, tell of too little memory."""
-    said = message.lower()
-    return any(words in said for words in _LACK_OF_MEMORY)
+    """Whether an error's kind and text, or a process's last output, names a lack of memory."""
+    text = message.lower()
+    return any(words in text for words in _LACK_OF_MEMORY)
 
 
 def raise_interruption(error: BaseException) -> None:

@@ -21,8 +21,10 @@ except ImportError:  # Windows: files left by a kill stay there
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "StagedFile",
     "atomic_path",
+    "cannot_write",
     "check_working_folder",
     "check_writable",
     "clash",
@@ -108,7 +110,7 @@ class StagedFile:
             sweep(self._place.parent)
             self._handle, self.path = _locked_file(target, self._place.parent)
         except OSError as error:
-            raise OutputError(_cannot_write(target, error)) from error
+            raise OutputError(cannot_write(target, error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +119,7 @@ class StagedFile:
         self.path.unlink(missing_ok=True)
         os.close(self._handle)
         if isinstance(error, OSError):
-            raise OutputError(_cannot_write(self._target, error)) from error
+            raise OutputError(cannot_write(self._target, error)) from error
 
     def commit(self) -> None:
         """Put the file in the target's place, synced to the disk before.
@@ -133,7 +135,7 @@ class StagedFile:
             self.path.chmod(mode)
             self.path.replace(self._place)
         except OSError as error:
-            raise OutputError(_cannot_write(self._target, error)) from error
+            raise OutputError(cannot_write(self._target, error)) from error
 
 
 @contextlib.contextmanager
@@ -203,7 +205,10 @@ def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None
     return None
 
 
-_READ_IN_FOLDERS = (".png", ".jpg", ".jpeg", "-ubyte", "-ubyte.gz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Of the files that are read of a folder; and those of a folder of IDX files:"""
+
+_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz")
 
 
 def _reads(read: Path, written: Path, real: str) -> bool:
@@ -231,7 +236,7 @@ def lock(handle: int, *, wait: bool = False) -> bool:
         wait: until another process gives it back.
 
     Returns:
-        Whether no other process holds it; where files cannot be locked, nobody does.
+        Whether no other process holds it; where files cannot be locked, it is free.
 
     Raises:
         OSError: if the file system cannot lock files.
@@ -249,8 +254,8 @@ def lock(handle: int, *, wait: bool = False) -> bool:
 def sweep(folder: Path) -> None:
     """Remove temporary files that killed processes have left in a folder; once a process.
 
-    A living writer holds a lock on its file, which is the system's, so it is seen from other users
-    and containers, too. What cannot be locked or removed is left.
+    A process that still writes holds a lock on its file. Other users and containers see the lock,
+    because it is the system's. What cannot be locked or removed is left.
     """
     if fcntl is None:
         return
@@ -293,7 +298,8 @@ def _default_mode() -> int:
     return 0o666 & ~mask
 
 
-def _cannot_write(target: Path, error: OSError) -> str:
+def cannot_write(target: Path, error: OSError) -> str:
+    """What to say of a file that the system does not let us write."""
     return (
         f"cannot write {target}: {error.strerror or error}; "
         "choose a folder that exists, is writable and has space"

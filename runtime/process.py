@@ -24,7 +24,7 @@ _GRACE = 30.0  # seconds that a process which has nothing left to do may take to
 _PR_SET_PDEATHSIG = 1  # see prctl(2)
 _ENDED_BY_OTHERS = (-1, -2, -15)  # SIGHUP, SIGINT, SIGTERM
 _CANNOT_LOAD = ("ImportError: ", "ModuleNotFoundError: ", "Intel oneMKL FATAL ERROR: Cannot load")
-_LAST_WORDS = 4096  # bytes of what a process printed last that tell why it ended
+_LAST_OUTPUT = 4096  # bytes of what a process printed last that tell why it ended
 
 
 class ChildProcessEnded(Exception):  # noqa: N818 - not always an error
@@ -151,7 +151,7 @@ class ChildProcess:
             )
         if code in _ENDED_BY_OTHERS:
             raise ResourceError(f"its process was ended by signal {-code}; try again")
-        if code != 0 and lacks_memory(self._last_words()):
+        if code != 0 and lacks_memory(self._last_output()):
             raise ResourceError(
                 f"its process ran out of memory: {self._last_error()}; use fewer --samples, or a "
                 "machine with more memory"
@@ -164,12 +164,12 @@ class ChildProcess:
             )
 
     def _last_error(self) -> str:
-        lines = self._last_words().splitlines()
+        lines = self._last_output().splitlines()
         return lines[-1] if lines else "nothing"
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         size = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, size - _LAST_WORDS))
+        self._errors.seek(max(0, size - _LAST_OUTPUT))
         return self._errors.read().decode(errors="replace").strip()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
 
 from capsnet.errors import OutputError
-from capsnet.files import atomic_path, lock
+from capsnet.files import atomic_path, cannot_write, lock
 
 __all__ = ["PartialFile", "partial_path"]
 
@@ -74,7 +74,7 @@ class PartialFile:
         if self.path.exists() and self.path.stat().st_size <= self._start:
             self.path.unlink()
         if isinstance(error, OSError):
-            raise self._cannot_write(error) from error
+            raise OutputError(cannot_write(self.path, error)) from error
 
     def skip(
         self, images: Iterator[tuple[str, _T]], batch_size: int
@@ -135,7 +135,7 @@ class PartialFile:
                 "or remove the file to start anew"
             ) from error
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise OutputError(cannot_write(self.path, error)) from error
         file = os.fdopen(handle, "r+b")
         if not stat.S_ISREG(os.fstat(handle).st_mode) or not lock(handle):
             file.close()
@@ -157,12 +157,6 @@ class PartialFile:
                 f"{first.decode().strip()}; give the same artifact, device and --format, or "
                 "remove the file"
             )
-
-    def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"cannot write {self.path}: {error.strerror or error}; "
-            "choose a folder that exists, is writable and has space"
-        )
 
 
 class _Lines(Iterator[str]):

@@ -28,7 +28,7 @@ def test_cuda_that_is_not_there_is_refused_with_the_reason_and_what_to_do():
     with pytest.raises(DeviceError) as caught:
         choose_device("cuda", "there is no driver", "model.onnx")
     assert str(caught.value) == (
-        "no CUDA for model.onnx: there is no driver; use --device cpu or auto"
+        "no CUDA for model.onnx: there is no driver; set the device to cpu or auto"
     )
 
 

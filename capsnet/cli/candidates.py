@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from capsnet.model import CapsNet
     from capsnet.runtime.bench.candidates import Candidate
 
-__all__ = ["BUILT_IN", "PARTS", "REDUCED", "BuiltIn", "Exported", "in_precision"]
+__all__ = ["BUILT_IN", "PARTS", "REDUCED", "BuiltIn", "Recipe", "in_precision"]
 
 PARTS: Mapping[str, str] = {
     "encoder": "the whole encoder",
@@ -27,7 +27,7 @@ PARTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class Recipe:
     """What an artifact is exported as.
 
     Attributes:
@@ -74,14 +74,14 @@ class BuiltIn:
         name: as the command line and the results call it.
         parts: what it can be timed in; the first candidate of a part always is.
         opened_as: the class of the candidate, called with name, path and baseline.
-        exported: what its file is exported as; None where the candidate opens the checkpoint.
+        recipe: what its file is exported as; None where the candidate opens the checkpoint.
         baseline: whether ratios to it are shown.
     """
 
     name: str
     parts: tuple[str, ...]
     opened_as: Callable[..., "Candidate"]
-    exported: Exported | None = None
+    recipe: Recipe | None = None
     baseline: bool = False
 
     def make(
@@ -100,9 +100,9 @@ class BuiltIn:
             calibration: images for a precision that is calibrated.
         """
         path = checkpoint
-        if self.exported is not None:
+        if self.recipe is not None:
             path = folder / self.name
-            self.exported.export(model, path, calibration)
+            self.recipe.export(model, path, calibration)
         return self.opened_as(self.name, path, baseline=self.baseline)
 
 
@@ -115,20 +115,20 @@ def _step(encoder: str) -> Callable[..., Any]:
     return lambda name, path, baseline: step(name, path, encoder, baseline=baseline)
 
 
-_NAIVE = Exported("onnx", as_written=True)
-_VOTES = Exported("onnx", forms={"routing": "votes"})
-_DIRECT = Exported("onnx", forms={"convolution": "direct"})
+_NAIVE = Recipe("onnx", as_written=True)
+_VOTES = Recipe("onnx", forms={"routing": "votes"})
+_DIRECT = Recipe("onnx", forms={"convolution": "direct"})
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     row.name: row
     for row in (
         BuiltIn("eager", ("encoder",), _kind("Eager"), baseline=True),
         BuiltIn("compile", ("encoder",), _kind("Compiled")),
-        BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Exported("torchscript")),
+        BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Recipe("torchscript")),
         BuiltIn("onnx-naive", ("encoder", "routing"), _kind("PlainOnnx"), _NAIVE, baseline=True),
         BuiltIn("onnx-votes", ("encoder", "routing"), _kind("Artifact"), _VOTES),
         BuiltIn("onnx-direct", ("encoder",), _kind("Artifact"), _DIRECT),
-        BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Exported("onnx")),
+        BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Recipe("onnx")),
         BuiltIn("literal", ("training",), _step("literal"), baseline=True),
         BuiltIn("trainer", ("training",), _step("trainer")),
     )
@@ -141,5 +141,5 @@ REDUCED = tuple(name for name in PRECISIONS if name != "fp32")
 
 def in_precision(precision: str) -> BuiltIn:
     """The ONNX artifact in another precision."""
-    artifact = Exported("onnx", precision)
+    artifact = Recipe("onnx", precision)
     return BuiltIn(f"onnx-{precision}", ("encoder",), _kind("Artifact"), artifact)

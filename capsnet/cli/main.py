@@ -97,8 +97,9 @@ def _unnamed() -> str:
 
 def _say(message: str) -> None:
     """Print a message on standard error, without what would control a terminal."""
-    shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    from capsnet.errors import printable
+
     try:
-        print("".join(shown), file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
     except OSError:  # it is closed; the exit code says enough
         sys.stderr = None

@@ -9,14 +9,12 @@ import numpy as np
 from capsnet.data.arrays import scaled
 from capsnet.data.source import Found, Image, ImageShape, Source, reading
 from capsnet.errors import DataError
-from capsnet.files import open_regular
+from capsnet.files import IMAGE_SUFFIXES, open_regular
 
 __all__ = ["IMAGE_MAGIC", "folder_images", "image_file"]
 
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """First bytes of a PNG and of a JPEG file."""
-
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def folder_images(folder: Path, image_shape: ImageShape) -> Iterator[Source]:
@@ -27,7 +25,7 @@ def folder_images(folder: Path, image_shape: ImageShape) -> Iterator[Source]:
         yield image_file(path, image_shape)
     if empty:
         raise DataError(
-            f"the folder {folder} holds no images: expected {', '.join(_SUFFIXES)} files in "
+            f"the folder {folder} holds no images: expected {', '.join(IMAGE_SUFFIXES)} files in "
             "it or below it; name .npy, .npz and IDX files one by one"
         )
 
@@ -40,7 +38,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if not path.is_symlink():  # a link may lead back to where it lies
                 yield from _files_below(path)
-        elif path.suffix.lower() in _SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield path
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from capsnet.artifact import METADATA_KEY, OUTPUT_NAMES, ArtifactMetadata
 from capsnet.errors import ArtifactError, ConfigError
 from capsnet.runtime.sessions.base import Arrays, Device, Images
+from capsnet.runtime.sessions.cuda import CUDA
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -217,7 +218,7 @@ class PlainOnnx(Candidate, kind="onnxruntime"):
 def _device_of(session: "onnxruntime.InferenceSession") -> str:
     """The device of every node, or both where they are on both."""
     parts = session.get_provider_graph_assignment_info()
-    devices = {"cuda" if part.ep_name == "CUDAExecutionProvider" else "cpu" for part in parts}
+    devices = {"cuda" if part.ep_name == CUDA else "cpu" for part in parts}
     return " and ".join(sorted(devices)) or "cpu"
 
 

@@ -22,7 +22,7 @@ __all__ = ["render"]
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c62828; --good: #2e7d32; --own: #9e9e9e;
-  --it: #1565c0; }
+  --artifact: #1565c0; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 60rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .pass { color: var(--good); } .fail { color: var(--bad); }
@@ -147,7 +147,7 @@ def _histogram(histogram: Histogram) -> str:
     bars = []
     for offset, name, counts, colour in (
         (0.05, "baseline", histogram.baseline, "--own"),
-        (0.5, "artifact", histogram.artifact, "--it"),
+        (0.5, "artifact", histogram.artifact, "--artifact"),
     ):
         for index, count in enumerate(counts):
             bar = base * count / highest

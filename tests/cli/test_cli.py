@@ -736,7 +736,7 @@ def test_cuda_that_is_not_there_is_an_environment_error(folder, run, monkeypatch
     monkeypatch.setattr(cuda, "why_no_cuda", lambda: "this machine has none")
     result = run("inspect", "model.onnx", "--device", "cuda")
     assert result.code == 3
-    assert "this machine has none; use --device cpu or auto" in one_message(result)
+    assert "this machine has none; set the device to cpu or auto" in one_message(result)
 
 
 def test_training_without_data_is_an_environment_error(folder, run):

@@ -554,7 +554,7 @@ def test_cuda_without_a_gpu_is_refused_with_what_is_missing(
     artifact, monkeypatch, no_memory, lack, match
 ):
     lack(monkeypatch)
-    refuse(artifact, f"no CUDA for .*: {match}.*use --device cpu or auto", DeviceError, "cuda")
+    refuse(artifact, f"no CUDA for .*: {match}.*set the device to cpu or auto", DeviceError, "cuda")
 
 
 @pytest.mark.parametrize("lack", [without_gpu_build, without_driver])
