@@ -28,6 +28,7 @@ __all__ = [
     "OutputError",
     "ResourceError",
     "ResultError",
+    "counted",
     "first_line",
     "lacks_memory",
     "printable",
@@ -106,6 +107,11 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's error, or its kind where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def counted(count: int, noun: str) -> str:
+    """How many there are: ``1 image``, ``2 images``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 _LACK_OF_MEMORY = (

@@ -28,6 +28,7 @@ class Format:
             :class:`capsnet.export.options.ExportOptions`.
         open: opens an artifact: ``(path, content, device, threads, tf32) -> Session``; the
             content is all of the file, the path is for messages, and nothing is read from it.
+        has_opset: whether an ONNX operator set can be asked for.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Format:
     recognises: Callable[[bytes, frozenset[str]], bool]
     export: Callable[..., Any]
     open: Callable[..., Any]
+    has_opset: bool = False
 
 
 def _is_onnx(head: bytes, _: frozenset[str]) -> bool:
@@ -51,6 +53,7 @@ FORMATS: dict[str, Format] = {
             _is_onnx,
             export=deferred("capsnet.export.formats.onnx:to_onnx"),
             open=deferred("capsnet.runtime.sessions.onnx:OrtSession"),
+            has_opset=True,
         ),
         Format(
             "torchscript",

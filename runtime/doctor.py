@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from capsnet.device import why_torch_has_no_cuda
-from capsnet.errors import first_line
+from capsnet.errors import counted, first_line
 from capsnet.formats import DEFAULT_OPSET, OPSETS
 from capsnet.runtime.sessions.cuda import (
     CPU,
@@ -59,7 +59,7 @@ def examine(cuda: bool = False) -> list[Finding]:
         The findings. Nothing is changed, and nothing is raised for what does not work.
     """
     gpu = find_gpu()
-    python = f"{sys.version.split()[0]}, {usable_cpus()} usable CPUs"
+    python = f"{sys.version.split()[0]}, {counted(usable_cpus(), 'usable CPU')}"
     return [
         Finding("python", "good", python),
         *_packages(),

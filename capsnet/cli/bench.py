@@ -12,6 +12,7 @@ import click
 from capsnet.bundled import checkpoint_file
 from capsnet.cli.candidates import BUILT_IN, PARTS, REDUCED, BuiltIn, in_precision
 from capsnet.cli.options import (
+    CALIBRATED,
     FILE,
     Counts,
     Output,
@@ -53,6 +54,11 @@ class _Asked:
     images: Path | None
     calibrate: Path | None
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether a precision takes images to calibrate with."""
+        return any(PRECISIONS[name].calibrated for name in self.precisions)
+
     def built_in(self) -> list[BuiltIn]:
         """The built-in candidates; raise UsageError where something does not go with the part."""
         known = [row for row in BUILT_IN.values() if self.part in row.parts]
@@ -65,6 +71,8 @@ class _Asked:
             )
         if self.precisions and self.part != "encoder":
             raise click.UsageError("--precision goes with --part encoder")
+        if self.calibrate is not None and not self.calibrated:
+            raise click.UsageError(f"--calibrate goes with --precision {CALIBRATED}")
         first = known[0]  # what the others are compared with
         chosen = [row for row in known if row.name in self.names or not self.names or row is first]
         return [*chosen, *map(in_precision, dict.fromkeys(self.precisions))]
@@ -148,6 +156,9 @@ def bench_command(
     """
     asked = _Asked(checkpoint=checkpoint_file(checkpoint), **what)
     rows = asked.built_in()
+    if profile and asked.part == "training":
+        others = ", ".join(part for part in PARTS if part != "training")
+        raise click.UsageError(f"--profile goes with --part {others}")
     out.reserve({}, {"the checkpoint": asked.checkpoint})
     from capsnet.runtime.bench.harness import Settings
     from capsnet.runtime.bench.profile import profile_table
@@ -189,10 +200,9 @@ def _measured(
 
     formats = {path: artifact_format(path) for path in asked.artifacts}  # an error, if it is none
     model = load_checkpoint(asked.checkpoint)
-    calibrated = any(PRECISIONS[name].calibrated for name in asked.precisions)
-    calibration = (
-        calibration_images(asked.calibrate, model.config.image_shape) if calibrated else None
-    )
+    calibration = None
+    if asked.calibrated:
+        calibration = calibration_images(asked.calibrate, model.config.image_shape)
     images, _ = _images(asked, model, _BENCH_IMAGES)
     with tempfile.TemporaryDirectory() as name:
         candidates = [

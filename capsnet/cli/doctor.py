@@ -4,7 +4,7 @@ import dataclasses
 
 import click
 
-from capsnet.cli.options import DEVICES, Output, with_output
+from capsnet.cli.options import Output, with_output
 
 __all__ = ["doctor_command"]
 
@@ -12,7 +12,7 @@ __all__ = ["doctor_command"]
 @click.command("doctor")
 @click.option(
     "--device",
-    type=click.Choice(DEVICES[1:]),
+    type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
     help="What must work; with cuda, a missing CUDA is a problem.",

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capsnet.cli.options import (
-    FORMAT,
-    PRECISION,
-    STARTED,
+    CALIBRATED,
+    JUDGING,
+    NOT_A_NAME,
+    STANDARD_OUTPUT,
     CountOr,
     Output,
     calibrate_option,
     checkpoint_option,
     device_option,
+    given_options,
     judging,
     with_output,
 )
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from capsnet.runtime.proof.request import Request
 
 __all__ = ["export_command"]
+
+_STARTED = time.monotonic()  # before anything slow is imported
+_LIMITED = "; ".join(
+    f"{name}: --format {', '.join(row.formats)} only"
+    for name, row in PRECISIONS.items()
+    if row.formats is not None
+)
 
 
 def _form_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +57,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--format",
     "formats",
-    type=FORMAT,
+    type=click.Choice(list(FORMATS)),
     multiple=True,
     required=True,
     help="Artifact to write; can be repeated.",
@@ -77,10 +86,10 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 @_form_options
 @click.option(
     "--precision",
-    type=PRECISION,
-    default="fp32",
+    type=click.Choice(list(PRECISIONS)),
+    default=next(iter(PRECISIONS)),
     show_default=True,
-    help="Of weights and convolutions; inputs and outputs are always float32. int8: ONNX only.",
+    help=f"Of weights and convolutions; inputs and outputs are always float32. {_LIMITED}.",
 )
 @calibrate_option
 @device_option
@@ -109,9 +118,12 @@ def export_command(
     certificate, FILE.parity.json, appears beside it.
     """
     from capsnet.jobs import ExportSettings, export_artifacts
+    from capsnet.runtime.proof.tables import unverified_line
 
     chosen = {choice: form for choice, form in forms.items() if form != "auto"}
-    _refuse_contradictions(formats, precision, chosen, calibrate, page, verified)
+    _refuse_contradictions(formats, precision, chosen)
+    if not verified:
+        _refuse_judging(request)
     settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
     targets = _targets(formats, output)
     _reserve(out, targets, request.checkpoint)
@@ -126,43 +138,50 @@ def export_command(
         )
     proofs = [item.proof for item in exported if item.proof is not None]
     write_page(proofs, page)
-    seconds = round(time.monotonic() - STARTED, 2)
+    seconds = round(time.monotonic() - _STARTED, 2)
     out.write_json({"artifacts": [_document(item) for item in exported], "seconds": seconds})
     if proofs:
         print_verdicts([proof.certificate for proof in proofs], out)
     for item in exported:
         if item.proof is None:
-            size = f"{item.artifact.bytes / 1e6:.1f} MB, SHA-256 {item.artifact.sha256[:16]}"
-            out.console.print(f"{item.path.name}: {size}, not verified", markup=False)
+            out.console.print(unverified_line(item.artifact))
     out.console.print(f"[dim]{seconds:.1f} s[/]")
     raise_unless_passed([proof.certificate for proof in proofs], "no file was written for it")
 
 
-def _refuse_contradictions(
-    formats: tuple[str, ...],
-    precision: str,
-    forms: dict[str, str],
-    calibrate: Path | None,
-    page: Path | None,
-    verified: bool,
-) -> None:
+def _refuse_contradictions(formats: tuple[str, ...], precision: str, forms: dict[str, str]) -> None:
     """Raise UsageError where options do not go together."""
-    row = PRECISIONS[precision]
-    if page is not None and not verified:
-        raise click.UsageError("--report shows a verification: it does not go with --no-verify")
+    row, given = PRECISIONS[precision], given_options()
     if row.formats is not None and not set(formats) <= set(row.formats):
         raise click.UsageError(
             f"--precision {precision} goes with --format {', '.join(row.formats)} alone"
         )
     if forms.get("convolution") == "winograd" and not row.float32:
-        raise click.UsageError("--convolution winograd goes with --precision fp32")
-    if calibrate is not None and not row.calibrated:
-        calibrated = ", ".join(name for name, row in PRECISIONS.items() if row.calibrated)
-        raise click.UsageError(f"--calibrate goes with --precision {calibrated}")
+        exact = ", ".join(name for name, row in PRECISIONS.items() if row.float32)
+        raise click.UsageError(f"--convolution winograd goes with --precision {exact}")
+    if "--calibrate" in given and not row.calibrated:
+        raise click.UsageError(f"--calibrate goes with --precision {CALIBRATED}")
+    if "--opset" in given and not any(FORMATS[name].has_opset for name in formats):
+        having = ", ".join(name for name, row in FORMATS.items() if row.has_opset)
+        raise click.UsageError(f"--opset goes with --format {having}")
+
+
+def _refuse_judging(request: "Request") -> None:
+    """Raise UsageError where an option asks for something of a proof that is not made."""
+    given = given_options()
+    useless = [name for name in JUDGING if name in given]
+    if request.device == "cuda":  # without a proof, nothing runs there
+        useless.append("--device cuda")
+    if useless:
+        raise click.UsageError(
+            f"only a proof takes {', '.join(useless)}: leave that out, or --no-verify"
+        )
 
 
 def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
     """The file of each format, in the order given."""
+    if output == STANDARD_OUTPUT:
+        raise click.BadParameter(NOT_A_NAME, param_hint="'--output'")
     unique = tuple(dict.fromkeys(formats))
     if output is not None and not output.is_dir():
         if len(unique) > 1:

@@ -2,29 +2,27 @@
 
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from capsnet.cli.streams import check_standard_output
+from capsnet.device import Device
 from capsnet.files import atomic_path, check_working_folder, check_writable, clash
-from capsnet.formats import FORMATS
 from capsnet.precision import PRECISIONS
-from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "DEVICES",
+    "CALIBRATED",
     "FILE",
-    "FORMAT",
-    "PRECISION",
-    "PRESET",
-    "STARTED",
+    "JUDGING",
+    "NOT_A_NAME",
+    "STANDARD_OUTPUT",
     "CountOr",
     "Counts",
     "InputFile",
@@ -33,18 +31,21 @@ __all__ = [
     "calibrate_option",
     "checkpoint_option",
     "device_option",
+    "given_options",
     "judging",
     "with_output",
 ]
 
-STARTED = time.monotonic()  # before anything slow is imported
-DEVICES = ("auto", "cpu", "cuda")
-FORMAT = click.Choice(list(FORMATS))
-PRECISION = click.Choice(list(PRECISIONS))
-PRESET = click.Choice(list(PRESETS))
+CALIBRATED = ", ".join(name for name, row in PRECISIONS.items() if row.calibrated)
+"""The precisions that take images to calibrate with, for messages."""
+
+JUDGING = ("--images", "--samples", "--atol", "--rtol", "--report")
+"""The options that :func:`judging` gives."""
+
+STANDARD_OUTPUT = Path("-")
+NOT_A_NAME = "'-' is standard output, expected the name of a file."
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
-_STANDARD_OUTPUT = Path("-")
 
 
 class CountOr(click.ParamType[int | None]):
@@ -94,7 +95,7 @@ class OutputFile(click.Path):
     """A file that the command will write: an error, before any work, where it cannot be written.
 
     Args:
-        allow_dash: whether ``-`` stands for standard output.
+        allow_dash: whether ``-`` stands for standard output; else it is an error.
     """
 
     def __init__(self, allow_dash: bool = False) -> None:
@@ -102,8 +103,10 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path: Any = super().convert(value, param, ctx)  # a Path, as path_type says
-        if not (self.allow_dash and path == _STANDARD_OUTPUT):
+        if path != STANDARD_OUTPUT:
             check_writable(path)
+        elif not self.allow_dash:
+            self.fail(NOT_A_NAME, param, ctx)
         return path
 
 
@@ -150,7 +153,7 @@ class Output:
     @property
     def to_standard_output(self) -> bool:
         """Whether standard output carries the JSON."""
-        return self._json_file == _STANDARD_OUTPUT
+        return self._json_file == STANDARD_OUTPUT
 
     @functools.cached_property
     def console(self) -> "Console":
@@ -195,6 +198,16 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def given_options() -> set[str]:
+    """The options on the command line, such as ``--images``; not what they are by default."""
+    context = click.get_current_context()
+    return {
+        param.opts[0]
+        for param in context.command.params
+        if context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    }
+
+
 def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:
     """What was given for the parameters of a kind, by the names that the user knows."""
     found: dict[str, Path] = {}
@@ -204,7 +217,7 @@ def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:
             given = value if isinstance(value, tuple) else (value,)
             name = param.human_readable_name if isinstance(param, click.Argument) else param.opts[0]
             for number, path in enumerate(given):
-                if path is not None and path != _STANDARD_OUTPUT:
+                if path is not None and path != STANDARD_OUTPUT:
                     found[f"{name} {number + 1}" if len(given) > 1 else name] = path
     return found
 
@@ -214,7 +227,7 @@ checkpoint_option = click.option(
 )
 device_option = click.option(
     "--device",
-    type=click.Choice(DEVICES),
+    type=click.Choice(get_args(Device)),
     default="auto",
     show_default=True,
     help="Where to run; auto takes CUDA where it works.",
@@ -222,7 +235,7 @@ device_option = click.option(
 calibrate_option = click.option(
     "--calibrate",
     type=FILE,
-    help="Training images for int8, a file or a folder.  [default: 256 of MNIST]",
+    help=f"Training images for {CALIBRATED}, a file or a folder.  [default: 256 of MNIST]",
 )
 _images = click.option(
     "--images",

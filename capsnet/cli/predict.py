@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
+from capsnet.cli.options import (
+    FILE,
+    STANDARD_OUTPUT,
+    Output,
+    OutputFile,
+    device_option,
+    with_output,
+)
 from capsnet.cli.streams import check_standard_output
-from capsnet.errors import DataError
+from capsnet.errors import DataError, counted
 from capsnet.runtime.certificate import certificate_path
 
 if TYPE_CHECKING:
@@ -29,7 +36,13 @@ _T = TypeVar("_T")
 @click.command("predict")
 @click.argument("artifact", type=FILE)
 @click.argument("inputs", type=FILE, nargs=-1, required=True)
-@click.option("--output", type=OutputFile(), help="File to write.  [default: standard output]")
+@click.option(
+    "--output",
+    type=OutputFile(allow_dash=True),
+    default="-",
+    show_default=True,
+    help="File to write (-: stdout).",
+)
 @click.option(
     "--format",
     "output_format",
@@ -54,7 +67,7 @@ def predict_command(
     out: Output,
     artifact: Path,
     inputs: tuple[Path, ...],
-    output: Path | None,
+    output: Path,
     output_format: str,
     certified: bool,
     skips: bool,
@@ -70,7 +83,7 @@ def predict_command(
     from capsnet.runtime.resumable import PartialFile, partial_path
     from capsnet.runtime.sessions.opening import open_session
 
-    if output is None:
+    if output == STANDARD_OUTPUT:
         _check_standard_output(out, resume)
     else:
         out.reserve({"the partial file": partial_path(output)})
@@ -90,18 +103,19 @@ def predict_command(
         count_images(inputs, shape, skip_unreadable=skips),
         "predicting",
     )
-    if output is None:
+    if output == STANDARD_OUTPUT:
         count, resumed = _write(session, images, sys.stdout, output_format), 0
     else:
         run = {"artifact_sha256": session.sha256, "device": session.device}
         partial = PartialFile(output, run, output_format, resume=resume)
         count, resumed = _write_resumably(session, images, partial, output_format)
     if count == 0 and skipped:
-        raise DataError(f"none of the {len(skipped)} images can be read: {skipped[0]['reason']}")
-    if output is not None:
-        out.console.print(f"{count} predictions in {output}", markup=False)
+        first = skipped[0]["reason"]
+        raise DataError(f"no image can be read; the first of {len(skipped)}: {first}")
+    if output != STANDARD_OUTPUT:
+        out.console.print(f"{counted(count, 'prediction')} in {output}", markup=False)
     if skipped:
-        click.echo(f"note: {len(skipped)} images were skipped", err=True)
+        click.echo(f"note: {counted(len(skipped), 'image')} skipped", err=True)
     out.write_json(
         {
             "artifact": artifact.name,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, PRESET, Output, OutputFile, device_option, with_output
+from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
+from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
     from capsnet.device import Device
@@ -21,7 +22,7 @@ __all__ = ["train_command"]
 @click.option(
     "--output", type=OutputFile(), required=True, help="Checkpoint to write (.safetensors)."
 )
-@click.option("--preset", type=PRESET, default="mnist", show_default=True)
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="mnist", show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
@@ -79,11 +80,12 @@ def train_command(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            out.console.print(
-                f"interrupted; the run is saved in {state_path(output)}. "
-                "Give the same command with --resume to continue.",
-                markup=False,
-            )
+            if state_path(output).exists():  # there is none before the first step
+                out.console.print(
+                    f"interrupted; the run is saved in {state_path(output)}. "
+                    "Give the same command with --resume to continue.",
+                    markup=False,
+                )
             raise
     best = f"best test accuracy {max(history):.2%}, written to {output}"
     out.console.print(best, markup=False)
@@ -92,7 +94,7 @@ def train_command(
 
 @contextlib.contextmanager
 def _training_display(out: Output, epochs: int) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A progress bar over all steps, and a line after each epoch."""
+    """A progress bar over all steps, from the first one on, and a line after each epoch."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -108,22 +110,27 @@ def _training_display(out: Output, epochs: int) -> Iterator[Callable[["TrainingP
         TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out.console) as bar:
-        task = bar.add_task("", total=None, epoch=1, epochs=epochs, loss=0.0, accuracy=0.0)
+    bar = Progress(*columns, console=out.console)
+    task = bar.add_task("", total=None, epoch=1, epochs=epochs, loss=0.0, accuracy=0.0)
 
-        def show(now: "TrainingProgress") -> None:
-            bar.update(
-                task,
-                completed=(now.epoch - 1) * now.steps_per_epoch + now.step,
-                total=epochs * now.steps_per_epoch,
-                epoch=now.epoch,
-                loss=now.loss,
-                accuracy=now.accuracy,
+    def show(now: "TrainingProgress") -> None:
+        bar.start()
+        bar.update(
+            task,
+            completed=(now.epoch - 1) * now.steps_per_epoch + now.step,
+            total=epochs * now.steps_per_epoch,
+            epoch=now.epoch,
+            loss=now.loss,
+            accuracy=now.accuracy,
+        )
+        if now.test_accuracy is not None:
+            bar.console.print(
+                f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
+                f"test accuracy {now.test_accuracy:.2%}"
             )
-            if now.test_accuracy is not None:
-                bar.console.print(
-                    f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
-                    f"test accuracy {now.test_accuracy:.2%}"
-                )
 
+    try:
         yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()

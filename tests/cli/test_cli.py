@@ -466,11 +466,53 @@ def test_report_is_written_for_a_failure_too(folder, run, quick):
     assert "details" not in json.loads((folder / "model.onnx.parity.json").read_text())
 
 
-def test_report_without_verification_is_refused(folder, run):
-    result = run(*EXPORT, "--no-verify", "--report", "page.html")
+@pytest.mark.parametrize(
+    "option",
+    ["--report page.html", "--images none", "--samples 8", "--atol 1", "--rtol 1", "--device cuda"],
+)
+def test_what_is_about_the_proof_is_refused_without_one(folder, run, option):
+    before = contents(folder)
+    result = run(*EXPORT, "--no-verify", *option.split())
     assert result.code == 2
-    assert "--report" in result.err
-    assert not (folder / "page.html").exists()
+    assert f"only a proof takes {option.split()[0]}" in " ".join(result.err.split())
+    assert contents(folder) == before
+
+
+def test_an_operator_set_is_refused_where_no_format_has_one(folder, run, quick):
+    formats = ("--format", "torchscript", "--format", "pt2", "--no-verify")
+    result = run("export", *formats, *EXPORT[3:], "--opset", "18")
+    assert result.code == 2
+    assert "--opset goes with --format onnx" in result.err
+    assert run("export", *formats, *EXPORT[1:], "--opset", "18").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("--calibrate", "images.npy"), "--calibrate goes with --precision int8"),
+        (("--part", "training", "--profile"), "--profile goes with --part encoder, routing"),
+    ],
+)
+def test_options_of_a_benchmark_that_have_no_effect_are_refused(folder, run, arguments, match):
+    result = run("bench", "--checkpoint", "model.safetensors", *arguments)
+    assert result.code == 2
+    assert match in " ".join(result.err.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*EXPORT, "--output", "-"),
+        (*EXPORT, "--report", "-"),
+        ("train", "--data", ".", "--output", "-"),
+        ("bench", "--csv", "-"),
+    ],
+)
+def test_a_dash_is_no_file_name(folder, run, arguments):
+    result = run(*arguments)
+    assert result.code == 2
+    assert "'-' is standard output, expected the name of a file" in " ".join(result.err.split())
+    assert not (folder / "-").exists()
 
 
 def test_verify_against_another_checkpoint_is_a_wrong_result(folder, run, quick):
@@ -615,6 +657,18 @@ def test_predictions_and_json_do_not_share_standard_output(folder, run):
     assert result.out == ""
 
 
+def test_a_dash_is_standard_output_for_predictions(folder, run):
+    result = run("predict", "model.onnx", "images.npy", "--output", "-", "--json", "about.json")
+    assert result.code == 0
+    assert len(read_rows(result.out, "csv")) == 5
+    assert json.loads((folder / "about.json").read_text())["predictions"] == 5
+    assert not (folder / "-").exists()
+    result = run("predict", "model.onnx", "images.npy", "--output", "-", "--json", "-")
+    assert (result.code, result.out) == (2, "")
+    result = run("predict", "model.onnx", "images.npy", "--output", "-", "--resume")
+    assert result.code == 2
+
+
 def test_json_file_holds_what_standard_output_would(folder, run, quick):
     run("verify", "model.onnx", *VERIFY, "--json", "out.json")
     shown = json.loads(run("verify", "model.onnx", *VERIFY, "--json", "-").out)
@@ -670,16 +724,19 @@ def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
 def test_choices_are_those_of_the_tables():
     from typing import get_args
 
-    from capsnet.cli import options
     from capsnet.formats import FORMATS
     from capsnet.precision import PRECISIONS
     from capsnet.presets import PRESETS
     from capsnet.runtime.sessions.base import Device
 
-    assert tuple(options.DEVICES) == get_args(Device)
-    assert list(options.FORMAT.choices) == list(FORMATS)
-    assert list(options.PRECISION.choices) == list(PRECISIONS)
-    assert list(options.PRESET.choices) == list(PRESETS)
+    def choices(command, name):
+        [param] = [param for param in cli.commands[command].params if param.name == name]
+        return list(param.type.choices)
+
+    assert choices("export", "device") == list(get_args(Device))
+    assert choices("export", "formats") == list(FORMATS)
+    assert choices("export", "precision") == list(PRECISIONS)
+    assert choices("train", "preset") == list(PRESETS)
 
 
 # Usage and errors
@@ -743,7 +800,34 @@ def test_training_without_data_is_an_environment_error(folder, run):
     result = run("train", "--data", "none", "--output", "x.safetensors", "--preset", "tiny")
     assert result.code == 3
     assert "train-images-idx3-ubyte" in one_message(result)
+    assert result.out == ""
     assert not (folder / "x.safetensors").exists()
+
+
+def test_training_that_is_refused_shows_no_progress(folder, run):
+    idx_folder(folder / "digits", 20, 5)
+    options = ("--output", "x.safetensors", "--preset", "cifar10", "--device", "cpu")
+    result = run("train", "--data", "digits", *options)
+    assert result.code == 3
+    assert "choose another network" in one_message(result)
+    assert result.out == ""
+
+
+def test_training_that_is_interrupted_before_a_step_does_not_say_it_is_saved(
+    folder, run, monkeypatch
+):
+    from capsnet.training import trainer
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    idx_folder(folder / "digits", 20, 5)
+    monkeypatch.setattr(trainer, "CapsNet", interrupt)
+    before = contents(folder)
+    options = ("--output", "x.safetensors", "--preset", "tiny", "--device", "cpu")
+    result = run("train", "--data", "digits", *options)
+    assert (result.code, result.out, result.err.split()) == (130, "", ["interrupted"])
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))

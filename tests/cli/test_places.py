@@ -29,7 +29,8 @@ def folder(tmp_path, monkeypatch):
 
 
 VERIFY = "verify model.onnx --checkpoint model.safetensors --images images.npy"
-EXPORT = "export --format onnx --checkpoint model.safetensors --images images.npy"
+UNPROVEN = "export --format onnx --checkpoint model.safetensors"
+EXPORT = f"{UNPROVEN} --images images.npy"
 TRAIN = "train --data digits --init model.safetensors"
 BENCH = "bench model.onnx --checkpoint model.safetensors --images images.npy"
 PREDICT = "predict model.onnx images.npy digits"
@@ -49,7 +50,7 @@ PREDICT = "predict model.onnx images.npy digits"
         f"{EXPORT} --report same --json same",
         f"{EXPORT} --format pt2 --output digits --json digits/capsnet.pt2",
         f"{EXPORT} --output model --json model.parity.json",
-        f"{EXPORT} --no-verify --output model.safetensors",
+        f"{UNPROVEN} --no-verify --output model.safetensors",
         f"{VERIFY} --json model.onnx",
         f"{VERIFY} --json link",
         f"{VERIFY} --json model.onnx.parity.json",

@@ -103,7 +103,15 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(folder):
         "skipped digits/1.png",
         "skipped digits/3.png",
     ]
-    assert notes[2] == "note: 2 images were skipped"
+    assert notes[2] == "note: 2 images skipped"
+
+
+def test_one_is_said_in_the_singular(folder):
+    result = predict("digits/0.png", "digits/1.png", "--skip-unreadable", "--output", "out.csv")
+    assert result.stdout == "1 prediction in out.csv\n"
+    assert result.stderr.splitlines()[-1] == "note: 1 image skipped"
+    result = predict("digits/1.png", "--skip-unreadable")
+    assert "no image can be read; the first of 1: " in str(result.exception)
 
 
 def test_files_of_every_kind_are_skipped(folder):
@@ -133,7 +141,7 @@ def test_without_the_option_the_first_one_ends_the_run(folder):
 def test_nothing_that_can_be_read_is_an_error(folder):
     result = predict("digits/1.png", "digits/3.png", "--skip-unreadable", "--output", "out.csv")
     assert isinstance(result.exception, DataError)
-    assert "none of the 2 images can be read" in str(result.exception)
+    assert "no image can be read; the first of 2: " in str(result.exception)
     assert not (folder / "out.csv").exists()
     assert not (folder / "out.csv.partial").exists()
 
