@@ -10,10 +10,9 @@ import click
 from capsnet.cli.options import (
     CALIBRATED,
     JUDGING,
-    NOT_A_NAME,
-    STANDARD_OUTPUT,
     CountOr,
     Output,
+    OutputPath,
     calibrate_option,
     checkpoint_option,
     device_option,
@@ -65,7 +64,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 @checkpoint_option
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     help="File, or existing folder, to write to.  [default: this folder]",
 )
 @click.option(
@@ -180,8 +179,6 @@ def _refuse_judging(request: "Request") -> None:
 
 def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
     """The file of each format, in the order given."""
-    if output == STANDARD_OUTPUT:
-        raise click.BadParameter(NOT_A_NAME, param_hint="'--output'")
     unique = tuple(dict.fromkeys(formats))
     if output is not None and not output.is_dir():
         if len(unique) > 1:

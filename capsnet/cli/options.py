@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,13 +23,14 @@ __all__ = [
     "CALIBRATED",
     "FILE",
     "JUDGING",
-    "NOT_A_NAME",
     "STANDARD_OUTPUT",
     "CountOr",
     "Counts",
+    "FiniteRange",
     "InputFile",
     "Output",
     "OutputFile",
+    "OutputPath",
     "calibrate_option",
     "checkpoint_option",
     "device_option",
@@ -43,7 +46,6 @@ JUDGING = ("--images", "--samples", "--atol", "--rtol", "--report")
 """The options that :func:`judging` gives."""
 
 STANDARD_OUTPUT = Path("-")
-NOT_A_NAME = "'-' is standard output, expected the name of a file."
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
 
@@ -81,33 +83,58 @@ class Counts(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
-class InputFile(click.Path):
-    """A file or a folder that the command reads."""
+class FiniteRange(click.FloatRange):
+    """A range of numbers; NaN and infinity are in none."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
-FILE = InputFile()
-
-
-class OutputFile(click.Path):
-    """A file that the command will write: an error, before any work, where it cannot be written.
+class _FilePath(click.Path):
+    """The name of a file or a folder; an empty one, which Path takes for ``.``, is an error.
 
     Args:
-        allow_dash: whether ``-`` stands for standard output; else it is an error.
+        allow_dash: whether ``-`` stands for standard output; else it is an error, too.
     """
 
     def __init__(self, allow_dash: bool = False) -> None:
         super().__init__(path_type=Path, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path: Any = super().convert(value, param, ctx)  # a Path, as path_type says
+        name = os.fspath(value)
+        if not name or (name == "-" and not self.allow_dash):
+            self.fail(f"{name!r} is not the name of a file.", param, ctx)
+        return super().convert(value, param, ctx)  # a Path, as path_type says
+
+
+class InputFile(_FilePath):
+    """A file or a folder that the command reads."""
+
+
+class OutputPath(_FilePath):
+    """A file that the command will write, or an existing folder for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name = os.fspath(value)
+        if name.endswith(os.sep) and not Path(name).is_dir():  # Path drops the slash
+            self.fail(f"there is no folder {name!r}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class OutputFile(OutputPath):
+    """A file that the command will write: an error, before any work, where it cannot be written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
         if path != STANDARD_OUTPUT:
             check_writable(path)
-        elif not self.allow_dash:
-            self.fail(NOT_A_NAME, param, ctx)
         return path
+
+
+FILE = InputFile()
 
 
 class Output:
@@ -256,8 +283,8 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
 
     @_images
     @_samples
-    @click.option("--atol", type=click.FloatRange(min=0), help="Own limit on the errors: absolute.")
-    @click.option("--rtol", type=click.FloatRange(min=0), help="And relative to the largest value.")
+    @click.option("--atol", type=FiniteRange(min=0), help="Own limit on the errors: absolute.")
+    @click.option("--rtol", type=FiniteRange(min=0), help="And relative to the largest value.")
     @click.option(
         "--report",
         "page",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, Output, OutputFile, device_option, with_output
+from capsnet.cli.options import FILE, FiniteRange, Output, OutputFile, device_option, with_output
 from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["train_command"]
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=1e-3,
     show_default=True,
     help="Peak rate of Adam.",

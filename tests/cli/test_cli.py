@@ -502,17 +502,39 @@ def test_options_of_a_benchmark_that_have_no_effect_are_refused(folder, run, arg
 @pytest.mark.parametrize(
     "arguments",
     [
-        (*EXPORT, "--output", "-"),
-        (*EXPORT, "--report", "-"),
-        ("train", "--data", ".", "--output", "-"),
-        ("bench", "--csv", "-"),
+        (*EXPORT, "--output"),
+        (*EXPORT, "--report"),
+        (*EXPORT, "--checkpoint"),
+        ("predict", "model.onnx"),
+        ("train", "--data", ".", "--output"),
+        ("bench", "--csv"),
     ],
+    ids=" ".join,
 )
-def test_a_dash_is_no_file_name(folder, run, arguments):
-    result = run(*arguments)
+def test_what_is_no_file_name_is_refused(folder, run, arguments):
+    before = contents(folder)
+    for name in ("", "-", *(["none/"] if arguments[-1] in ("--output", "--report") else [])):
+        result = run(*arguments, name)
+        assert result.code == 2
+        expected = "there is no folder" if name == "none/" else f"'{name}' is not the name of a"
+        assert expected in " ".join(result.err.split())
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "model.onnx", "--atol"),
+        (*EXPORT, "--rtol"),
+        ("train", "--data", ".", "--output", "x", "--learning-rate"),
+    ],
+    ids=["verify", "export", "train"],
+)
+def test_numbers_that_are_not_finite_are_refused(folder, run, arguments, number):
+    result = run(*arguments, number)
     assert result.code == 2
-    assert "'-' is standard output, expected the name of a file" in " ".join(result.err.split())
-    assert not (folder / "-").exists()
+    assert f"'{number}' is not a finite number" in result.err
 
 
 def test_verify_against_another_checkpoint_is_a_wrong_result(folder, run, quick):
