@@ -1,4 +1,4 @@
-"""What the README shows works as written, in the root of a clone and elsewhere."""
+"""What the README and docs/commands.md show works as written, also in the root of a clone."""
 
 import re
 import shlex
@@ -13,12 +13,13 @@ from capsnet.cli.commands import cli
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-INLINE = re.findall(r"`(capsnet(?:-export)? [^`]+)`", TEXT)
+DOCUMENTED = TEXT + (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+INLINE = re.findall(r"`(capsnet(?:-export)? [^`|]+)`", DOCUMENTED)
 COMMANDS = [
     *re.findall(r"^ {4}.*(capsnet-export .*)$", TEXT, re.MULTILINE),
     *(" ".join(command.split()) for command in INLINE if " --format F " not in command),
 ]
-"""Command lines of the README, without the one that has a letter in place of names."""
+"""Command lines of both, without the one that has a letter in place of names."""
 
 
 @pytest.fixture(params=["the clone's root", "another folder"])
