@@ -27,7 +27,14 @@ from capsnet.runtime.proof.results import ArtifactFile, Proof
 if TYPE_CHECKING:
     from capsnet.runtime.proof.locate import Stage
 
-__all__ = ["ExportSettings", "Exported", "export_artifacts", "locate_fault", "prove"]
+__all__ = [
+    "ExportSettings",
+    "Exported",
+    "export_artifacts",
+    "locate_fault",
+    "prove",
+    "written_files",
+]
 
 _LOCATED_ON = 8  # images
 
@@ -132,6 +139,13 @@ def export_artifacts(
         return results
 
 
+def written_files(targets: Mapping[str, Path]) -> dict[str, Path]:
+    """The files of an export to targets, by what the user calls them: artifacts, certificates."""
+    files = {f"the {name} file": path for name, path in targets.items()}
+    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
+    return files | beside
+
+
 def _check_places(
     targets: Mapping[str, Path],
     checkpoint: Path,
@@ -144,12 +158,11 @@ def _check_places(
         inputs["the images"] = request.images
     if isinstance(calibration, str | Path):
         inputs["the calibration images"] = Path(calibration)
-    outputs = {f"the {name} file": path for name, path in targets.items()}
-    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
-    problem = clash(outputs | beside, inputs)
+    outputs = written_files(targets)
+    problem = clash(outputs, inputs)
     if problem is not None:
         raise OutputError(problem)
-    for path in (*outputs.values(), *beside.values()):
+    for path in outputs.values():
         check_writable(path)
 
 

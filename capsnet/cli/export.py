@@ -116,7 +116,7 @@ def export_command(
     The file appears only after a fresh process has compared it with the original model; its
     certificate, FILE.parity.json, appears beside it.
     """
-    from capsnet.jobs import ExportSettings, export_artifacts
+    from capsnet.jobs import ExportSettings, export_artifacts, written_files
     from capsnet.runtime.proof.tables import unverified_line
 
     chosen = {choice: form for choice, form in forms.items() if form != "auto"}
@@ -125,7 +125,7 @@ def export_command(
         _refuse_judging(request)
     settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
     targets = _targets(formats, output)
-    _reserve(out, targets, request.checkpoint)
+    out.reserve(written_files(targets), {"the checkpoint": request.checkpoint})
     with out.console.status("starting") as status:
         exported = export_artifacts(
             targets,
@@ -188,15 +188,6 @@ def _targets(formats: tuple[str, ...], output: Path | None) -> dict[str, Path]:
         return {unique[0]: output}
     folder = output or Path()
     return {name: folder / FORMATS[name].file for name in unique}
-
-
-def _reserve(out: Output, targets: dict[str, Path], checkpoint: Path) -> None:
-    """Raise UsageError where an artifact or a certificate would overwrite something else."""
-    from capsnet.runtime.certificate import certificate_path
-
-    files = {f"the {name} file": path for name, path in targets.items()}
-    beside = {f"the certificate of {name}": certificate_path(p) for name, p in targets.items()}
-    out.reserve(files | beside, {"the checkpoint": checkpoint})
 
 
 def _document(item: "Exported") -> dict[str, Any]:

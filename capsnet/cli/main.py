@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code, message = _INTERRUPTED, "interrupted"
     interruption.finish()
-    if interruption.code is not None:  # whatever libraries have made of it
+    if interruption.code is not None:  # also where a library raised another error
         code, message = interruption.code, "interrupted"
     if message is not None:
         _say(message)
@@ -36,7 +36,7 @@ def export_main() -> None:
 
 
 def _outcome(arguments: list[str]) -> tuple[int, str | None]:
-    """Carry out a command line: its exit code, and what is to be said of it."""
+    """Carry out a command line: its exit code, and a message where there is one."""
     from capsnet.cli.streams import ReaderGoneError, end_standard_output, prepare_streams
 
     try:

@@ -50,6 +50,10 @@ STANDARD_OUTPUT = Path("-")
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
 
 
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and int(word) > 0
+
+
 class CountOr(click.ParamType[int | None]):
     """A positive number, or a word that stands for no number."""
 
@@ -57,12 +61,10 @@ class CountOr(click.ParamType[int | None]):
         self.word = word
         self.name = f"{word}|N"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
         if value is None or value == self.word:
             return None
-        if not str(value).isascii() or not str(value).isdigit() or int(value) < 1:
+        if not _is_count(str(value)):
             self.fail(f"{value!r} is neither a positive number nor {self.word!r}.", param, ctx)
         return int(value)
 
@@ -72,13 +74,11 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
     name = "N,N,..."
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         words = str(value).split(",")
-        if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        if not all(map(_is_count, words)):
             self.fail(f"{value!r} is not a list of positive numbers, such as 1,8,32.", param, ctx)
         return tuple(int(word) for word in words)
 
@@ -86,7 +86,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 class FiniteRange(click.FloatRange):
     """A range of numbers; NaN and infinity are in none."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
@@ -103,7 +103,7 @@ class _FilePath(click.Path):
     def __init__(self, allow_dash: bool = False) -> None:
         super().__init__(path_type=Path, allow_dash=allow_dash)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         name = os.fspath(value)
         if not name or (name == "-" and not self.allow_dash):
             self.fail(f"{name!r} is not the name of a file.", param, ctx)
@@ -117,7 +117,7 @@ class InputFile(_FilePath):
 class OutputPath(_FilePath):
     """A file that the command will write, or an existing folder for it."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         name = os.fspath(value)
         if name.endswith(os.sep) and not Path(name).is_dir():  # Path drops the slash
             self.fail(f"there is no folder {name!r}.", param, ctx)
@@ -127,7 +127,7 @@ class OutputPath(_FilePath):
 class OutputFile(OutputPath):
     """A file that the command will write: an error, before any work, where it cannot be written."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         path = super().convert(value, param, ctx)
         if path != STANDARD_OUTPUT:
             check_writable(path)

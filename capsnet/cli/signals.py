@@ -15,14 +15,16 @@ from typing import Any
 __all__ = ["Interruption"]
 
 _SAME_KEY = 1.0  # seconds in which a second signal is taken for the first one, sent twice
-_AGAIN = 0.05  # seconds after which an interruption that a destructor has swallowed comes again
+_AGAIN = (
+    0.05  # seconds after which an interruption that a destructor has suppressed is raised again
+)
 
 
 class Interruption:
     """The first signal raises KeyboardInterrupt; a later one ends the process at once.
 
-    Libraries turn a KeyboardInterrupt into errors of their own, or swallow it: whatever comes of
-    it, ``code`` tells that there was one. Signals that are ignored, as under ``nohup``, stay so.
+    Libraries replace a KeyboardInterrupt by errors of their own, or suppress it; ``code`` is set in
+    every case. Signals that are ignored, as under ``nohup``, stay so.
 
     Attributes:
         code: the exit code, 130 for Ctrl-C and 143 for SIGTERM; None where there was no signal.
@@ -60,7 +62,7 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _unraisable(self, what: Any) -> None:
-        """Interrupt again where a destructor met the interruption, and could not pass it on."""
+        """Interrupt again where a destructor got the interruption, and could not raise it."""
         if not isinstance(what.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(what)
             return
@@ -69,7 +71,7 @@ class Interruption:
     def _again(self) -> None:
         if self._working and self.code is not None:
             number, self.code = self.code - 128, None
-            if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits
+            if hasattr(signal, "pthread_kill"):  # also where the main thread waits
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             else:
                 signal.raise_signal(number)

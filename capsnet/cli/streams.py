@@ -34,9 +34,9 @@ class _StandardOutput(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make standard output ready, whatever the caller has left of it.
+    """Make standard output ready, also where the caller has closed it.
 
-    Where it is closed, what is written goes nowhere, and no other file is opened in its place.
+    Where it is closed, what is written is discarded, and no other file is opened in its place.
     Characters that its encoding lacks are escaped, and file names that are not UTF-8 are written as
     the bytes that they are.
     """
@@ -80,10 +80,10 @@ def end_standard_output() -> None:
 
 
 def _drop_standard_output() -> None:
-    """Let the interpreter's last flush go nowhere: it would print a traceback."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    """Discard what the interpreter flushes last: it would print a traceback."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
 
 
 def _occupy_standard_files() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from capsnet.errors import counted
 from capsnet.runtime.proof.results import ArtifactFile, Certificate
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ def parity_table(certificates: Sequence[Certificate]) -> Table:
 def summary_lines(certificate: Certificate) -> list[str]:
     """Size, verdict, agreement, accuracy and failures of one artifact, a line each."""
     parity, hard = certificate.parity, certificate.hard_inputs
-    where = ", ".join(f"{count} nodes on {name}" for name, count in certificate.providers.items())
+    where = ", ".join(
+        f"{counted(count, 'node')} on {name}" for name, count in certificate.providers.items()
+    )
     verdict = "[green]proven[/]" if certificate.passed else "[red]WRONG[/]"
-    images = f"{parity.images} images ({escape(certificate.images.source)})"
+    images = f"{counted(parity.images, 'image')} ({escape(certificate.images.source)})"
     lines = [f"{_size(certificate.artifact)}, {verdict} on {certificate.device} ({where})"]
     if parity.agreement is None:
         lines.append(f"compared on {images}")
     else:
-        flips = f"{len(parity.flips)} flips"
+        flips = counted(len(parity.flips), "flip")
         lines.append(f"class agreement {parity.agreement:.2%} on {images}, {flips}")
     if parity.accuracy is not None:
         accuracy = parity.accuracy

@@ -46,7 +46,7 @@ WRAPPED = WORK.format(f"""try:
         {READY}        time.sleep(60)
     except KeyboardInterrupt as error:
         raise RuntimeError("the exporter failed") from error""")
-SWALLOWED = WORK.format(f"""
+SUPPRESSED = WORK.format(f"""
     class Node:
         def __del__(self):
             {READY}            time.sleep(60)
@@ -66,7 +66,7 @@ PLACES = {
     "imports": (IMPORTS, ["doctor"]),
     "work": (WAITS, ["doctor"]),
     "wrapped": (WRAPPED, ["doctor"]),
-    "swallowed by a destructor": (SWALLOWED, ["doctor"]),
+    "suppressed by a destructor": (SUPPRESSED, ["doctor"]),
     "teardown": (ENDING, ["--version"]),
 }
 
