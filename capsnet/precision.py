@@ -16,13 +16,17 @@ class Budget:
     """How far an artifact may be from the golden results.
 
     For each of max, p99 and RMS: ``factor`` times the baseline's own error, plus a share of the
-    largest golden value.
+    largest golden value. And of the images, at most a share may lose their right class.
 
     Attributes:
         factor: multiple of the baseline's own error.
         max: share allowed to the largest error.
         p99: share allowed to the 99th percentile.
         rms: share allowed to the RMS error.
+        lost: share of the images that may be lost in accuracy.
+        flips: share of the images that may change their class, where that and the accuracy decide,
+            and the shares above are nothing but a bound for what is plainly broken. None where a
+            class may change only if the golden gap is below the measured error.
         clips: whether values outside 0..1 may be clipped; they must then give finite results only.
     """
 
@@ -30,6 +34,8 @@ class Budget:
     max: float
     p99: float
     rms: float
+    lost: float = 0.001
+    flips: float | None = None
     clips: bool = False
 
     def allows(self, own: Mapping[str, float], largest: float) -> dict[str, float]:
@@ -98,8 +104,9 @@ PRECISIONS: dict[str, Precision] = {
         ),
         Precision(
             "int8",
-            # The bundled model is off by at most 5.7 % there (p99 1.1 %, RMS 0.32 %).
-            Budget(factor=4.0, max=0.10, p99=0.03, rms=0.01, clips=True),
+            # The bundled model loses 1 of the 10,000 test images, and changes the class of 3; it is
+            # off by at most 5.7 % (p99 1.1 %, RMS 0.32 %).
+            Budget(factor=4.0, max=0.25, p99=0.08, rms=0.03, flips=0.005, clips=True),
             claims=(Claim("int8", _QUANTISED, 1),),
             formats=("onnx",),
             finish=deferred("capsnet.export.precision.int8:quantise"),

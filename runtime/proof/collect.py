@@ -14,6 +14,7 @@ __all__ = [
     "BATCH_SIZES",
     "LARGE_BATCH",
     "ORDERS",
+    "SAMPLE",
     "Array",
     "Artifact",
     "Collected",
@@ -22,13 +23,17 @@ __all__ = [
     "Run",
     "collect",
     "orders_for",
+    "spread",
 ]
 
 Array = npt.NDArray[np.floating]
 Images = npt.NDArray[np.float32]
 
 BATCH_SIZES = (1, 2, 3, 7, 64)
-"""Batch sizes that every image is run at; all at once, or a thousand, come on top."""
+"""Batch sizes that an artifact is run at; all at once, or a thousand, come on top."""
+
+SAMPLE = 256
+"""How many images, spread evenly, the batch sizes below 64 run; the others run all of them."""
 
 LARGE_BATCH = 1000
 """The largest batch that an artifact is run at."""
@@ -61,15 +66,17 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """All images through the artifact at one batch size.
+    """Images through the artifact at one batch size.
 
     Attributes:
         batch_size: images at once.
-        outputs: by name, ``[images, ...]``; empty where the run failed.
+        images: indices of those that it ran, int64 ``[n]``.
+        outputs: by name, ``[n, ...]``; empty where the run failed.
         error: why it failed; None where it did not.
     """
 
     batch_size: int
+    images: npt.NDArray[np.int64]
     outputs: Mapping[str, Array]
     error: str | None = None
 
@@ -105,14 +112,16 @@ def collect(
         baseline: the readable model in float32.
         artifact: what is judged.
         images: float32 ``[n, channels, height, width]``, values 0..1, at least one.
-        batch_sizes: sizes to run all images at; None for :data:`BATCH_SIZES` and all at once, up to
-            :data:`LARGE_BATCH`. An artifact of a fixed batch size runs at that size alone.
+        batch_sizes: sizes to run; None for :data:`BATCH_SIZES` and all at once, up to
+            :data:`LARGE_BATCH`. An artifact of a fixed batch size runs at that size alone, all
+            images; else the small sizes run :data:`SAMPLE` of them.
 
     Returns:
         Every run's outputs; a run that fails is part of the results, not an exception.
     """
     names = tuple(spec.name for spec in artifact.metadata.outputs)
     fixed = artifact.metadata.fixed_batch
+    everything, few = spread(len(images)), spread(len(images), SAMPLE)
     if fixed is not None:
         batch_sizes = (fixed,)
     elif batch_sizes is None:
@@ -124,7 +133,15 @@ def collect(
         baseline=tuple(
             baseline.run(images, names, order) for order in range(orders_for(len(images)))
         ),
-        runs=tuple(_run(artifact, images, size) for size in batch_sizes),
+        runs=tuple(
+            _run(
+                artifact,
+                images,
+                few if fixed is None and size < BATCH_SIZES[-1] else everything,
+                size,
+            )
+            for size in batch_sizes
+        ),
     )
 
 
@@ -137,14 +154,21 @@ def orders_for(images: int) -> int:
     return 1 if images >= _ENOUGH_IMAGES else ORDERS
 
 
-def _run(artifact: Artifact, images: Images, batch_size: int) -> Run:
-    starts = range(0, len(images), batch_size)
+def spread(total: int, samples: int | None = None) -> npt.NDArray[np.int64]:
+    """Indices of so many of all images, spread evenly; of all of them where that is None."""
+    count = min(samples or total, total)
+    return np.arange(count) * total // count
+
+
+def _run(artifact: Artifact, images: Images, chosen: npt.NDArray[np.int64], batch_size: int) -> Run:
+    batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
     try:
-        parts = [artifact.run(images[start : start + batch_size]) for start in starts]
+        parts = [artifact.run(images[batch]) for batch in batches]
     except CapsNetError as error:
-        return Run(batch_size, {}, str(error))
+        return Run(batch_size, chosen, {}, str(error))
     common = [name for name in parts[0] if all(name in part for part in parts)]
-    return Run(batch_size, {name: _joined([part[name] for part in parts]) for name in common})
+    outputs = {name: _joined([part[name] for part in parts]) for name in common}
+    return Run(batch_size, chosen, outputs)
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -16,7 +16,7 @@ _EDGES = np.arange(-12.0, 0.5, 0.5)  # powers of ten
 
 
 def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images) -> Details | None:
-    """The details of a comparison, at the largest batch size whose outputs are well formed.
+    """The details of a comparison, at the largest batch size that ran all images, well formed.
 
     Args:
         collected: the results of all runs.
@@ -29,7 +29,9 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images)
     valid = [
         run.outputs
         for run in collected.runs
-        if run.error is None and not malformed(metadata, run.outputs, collected.golden)
+        if run.error is None
+        and len(run.images) == collected.images
+        and not malformed(metadata, run.outputs, collected.golden)
     ]
     if not valid:
         return None

@@ -10,10 +10,11 @@ from capsnet.config import CapsNetConfig
 from capsnet.data.idx import load_split, mnist_test_set
 from capsnet.data.stream import count_images, stream_images
 from capsnet.errors import DataError
-from capsnet.files import file_sha256
+from capsnet.files import file_sha256, open_regular
+from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
-__all__ = ["ProofImages", "load_images", "save_images"]
+__all__ = ["ProofImages", "load_images"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -58,30 +59,9 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
         )
     if request.labels is not None:
         labels = _read_labels(request.labels, len(pixels))
-    chosen = _spread(len(pixels), request.samples)
+    chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
     return ProofImages(source, images, None if labels is None else labels[chosen])
-
-
-def save_images(
-    images: npt.ArrayLike, labels: npt.ArrayLike | None, folder: Path
-) -> tuple[Path, Path | None]:
-    """Save arrays for :class:`Request`, which names files.
-
-    Args:
-        images: ``[n, channels, height, width]``: floats 0..1, or integers 0..255.
-        labels: the true classes, integers ``[n]``, or None.
-        folder: an existing one, such as a temporary folder.
-
-    Returns:
-        The file of the images, and that of the labels where there are some.
-    """
-    where = folder / "images.npy"
-    np.save(where, np.asarray(images))
-    if labels is None:
-        return where, None
-    np.save(folder / "labels.npy", np.asarray(labels))
-    return where, folder / "labels.npy"
 
 
 def _bundled(
@@ -104,7 +84,7 @@ def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImage
     if total == 0:
         raise DataError(f"{path} holds no images; give at least one")
     labels = None if request.labels is None else _read_labels(request.labels, total)
-    chosen = _spread(total, request.samples)
+    chosen = spread(total, request.samples)
     wanted = set(chosen.tolist())
     stream = enumerate(stream_images([path], config.image_shape))
     images = np.stack([image for n, (_, image) in stream if n in wanted])
@@ -113,7 +93,8 @@ def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImage
 
 def _read_labels(path: Path, images: int) -> Labels:
     try:
-        labels = np.load(path, allow_pickle=False)
+        with open_regular(path) as file:
+            labels = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cannot read the labels {path}: {error}; give a .npy file") from error
     if getattr(labels, "shape", None) != (images,) or labels.dtype.kind not in "iu":
@@ -123,9 +104,3 @@ def _read_labels(path: Path, images: int) -> Labels:
         )
     classes: Labels = labels.astype(np.int64)
     return classes
-
-
-def _spread(total: int, samples: int | None) -> npt.NDArray[np.int64]:
-    """Indices of so many of all images, spread evenly."""
-    count = min(samples or total, total)
-    return np.arange(count) * total // count

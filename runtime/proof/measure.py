@@ -108,7 +108,10 @@ def errors_of(golden: Array, found: Array, images: npt.NDArray[np.bool_]) -> Err
 
 
 def malformed(
-    metadata: ArtifactMetadata, found: Mapping[str, Array], golden: Mapping[str, Array]
+    metadata: ArtifactMetadata,
+    found: Mapping[str, Array],
+    golden: Mapping[str, Array],
+    indices: npt.NDArray[np.int64] | None = None,
 ) -> list[str]:
     """What is wrong with outputs before their values matter: names, dtypes, shapes, NaN, infinity.
 
@@ -116,6 +119,7 @@ def malformed(
         metadata: of the artifact.
         found: its outputs.
         golden: what was expected for the same images, of all or some of its outputs.
+        indices: of these images, where they are some of more.
 
     Returns:
         The problems in words, none when the outputs are well formed.
@@ -134,8 +138,9 @@ def malformed(
             problems.append(f"{spec.name} has shape {list(values.shape)}, expected {list(shape)}")
         elif not np.isfinite(values).all():
             bad = ~np.isfinite(values).reshape(images, -1).all(axis=1)
+            first = int(bad.argmax()) if indices is None else int(indices[bad.argmax()])
             problems.append(
                 f"{spec.name} holds NaN or infinity for {int(bad.sum())} of {images} images, "
-                f"first image {int(bad.argmax())}"
+                f"first image {first}"
             )
     return problems

@@ -91,6 +91,7 @@ def _facts(certificate: Certificate) -> list[str]:
             f"accuracy of the eager float32 model: {parity.accuracy.baseline:.2%}",
             f"accuracy of the artifact: {parity.accuracy.candidate:.2%}",
         ]
+    facts += parity.not_judged
     versions = ", ".join(f"{name} {version}" for name, version in certificate.environment.items())
     return [*facts, f"environment: {versions}"]
 
@@ -100,15 +101,18 @@ def _checks(parity: ParityResult) -> str:
         (
             _text(check.output),
             str(check.batch_size),
+            str(check.images),
             *(f"{error:.2e}" for error in (check.errors.max, check.errors.p99, check.errors.rms)),
             f"{parity.baseline[check.output].max:.2e}",
             f"{check.allowed['max']:.2e}",
+            f"{check.used:.0%}",
             f"{check.errors.cosine:.9f}",
             _verdict(check.passed),
         )
         for check in parity.checks
     ]
-    heads = ("output", "batch", "max", "p99", "RMS", "eager's max", "allowed", "cosine", "")
+    errors = ("max", "p99", "RMS", "eager's max", "max allowed", "budget used", "cosine", "")
+    heads = ("output", "batch", "images", *errors)
     return _table(heads, rows)
 
 

@@ -1,5 +1,6 @@
 """Proving artifacts in this process: parity on real images, and on hard inputs."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -101,13 +102,19 @@ class Prover:
 
     def _check_origin(self, artifact: Path, session: Session) -> None:
         claimed = session.metadata.checkpoint_sha256
-        config = CapsNetConfig.from_dict(session.metadata.config)
-        if claimed not in (None, self._digest) or config != self._model.config:
-            raise ResultError(
-                f"{artifact} was not exported from {self._request.checkpoint}: it names a "
-                f"checkpoint with SHA-256 {claimed}, this one has {self._digest}; give the right "
-                "one with --checkpoint"
-            )
+        config = dataclasses.asdict(CapsNetConfig.from_dict(session.metadata.config))
+        own = dataclasses.asdict(self._model.config)
+        if claimed not in (None, self._digest):
+            differs = f"it names a checkpoint with SHA-256 {claimed}, this one has {self._digest}"
+        elif config != own:
+            part = next(name for name in own if config[name] != own[name])
+            differs = f"the {part} of its network is {config[part]}, that of this one {own[part]}"
+        else:
+            return
+        raise ResultError(
+            f"{artifact} was not exported from {self._request.checkpoint}: {differs}; "
+            "give the right one with --checkpoint"
+        )
 
     def _certificate(
         self,

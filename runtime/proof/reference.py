@@ -1,5 +1,6 @@
 """The readable model behind the interface of a session: the reference of every comparison."""
 
+import contextlib
 import copy
 import hashlib
 
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from capsnet.errors import ResultError
 from capsnet.model import CapsNet
+from capsnet.runtime.proof.unfolded import UnfoldedConvolutions
 
 __all__ = ["EagerModel"]
 
-_CHUNK = 64  # images at once: bounds the memory of the votes
+_CHUNK = 16  # images at once: bounds the memory of the votes, which more would only page in and out
 
 _Outputs = dict[str, npt.NDArray[np.floating]]
 
@@ -78,7 +80,9 @@ class EagerModel:
     def _compute(self, images: npt.NDArray[np.float32], order: int) -> _Outputs:
         model = self._in_order(order)
         chunks = torch.from_numpy(images).to(self._dtype).split(_CHUNK)
-        parts = [_outputs(model, chunk) for chunk in chunks]
+        golden = self._dtype == torch.float64
+        with UnfoldedConvolutions() if golden else contextlib.nullcontext():
+            parts = [_outputs(model, chunk) for chunk in chunks]
         joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         for array in joined.values():
             array.setflags(write=False)
@@ -89,6 +93,9 @@ class EagerModel:
         if order not in self._models:
             model = copy.deepcopy(self._source).to("cpu", self._dtype)
             model.requires_grad_(False).eval()
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d) and self._dtype == torch.float64:
+                    layer.to(memory_format=torch.channels_last)  # as it is unfolded
             pair = _convolutions(model)
             if order and pair is not None:
                 stem, primary = pair

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -67,14 +68,31 @@ class Errors:
 
 @dataclass(frozen=True)
 class Check:
-    """One output at one batch size: measured errors against what the budget allows."""
+    """One output at one batch size: measured errors against what the budget allows.
+
+    Attributes:
+        output: its name.
+        batch_size: images at once.
+        images: how many were compared.
+        errors: what was measured.
+        allowed: limits of the largest, the 99th-percentile and the RMS error.
+        overridden: whether a user's limit was looser than the budget.
+        passed: whether no limit was exceeded.
+    """
 
     output: str
     batch_size: int
+    images: int
     errors: Errors
     allowed: Mapping[str, float]
     overridden: bool
     passed: bool
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that is used: the largest of error / limit."""
+        pairs = [(getattr(self.errors, key), limit) for key, limit in self.allowed.items()]
+        return max(0.0 if not error else error / limit if limit else inf for error, limit in pairs)
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,8 @@ class ParityResult:
             values of the output that decides; only a gap below the measured error excuses a flip.
         accuracy: None without labels, without classes, or without a valid output.
         failures: what is wrong, in words; empty when the artifact passes.
+        not_judged: what was left out, in words: batch sizes that ran some of the images, and the
+            accuracy, where it decides and there are too few images.
         passed: whether it passes.
     """
 
@@ -122,7 +142,13 @@ class ParityResult:
     flips: Mapping[int, float]
     accuracy: Accuracy | None
     failures: tuple[str, ...]
+    not_judged: tuple[str, ...]
     passed: bool
+
+    @property
+    def used(self) -> float:
+        """The largest share of the error budget that any check uses; 0 without one."""
+        return max((check.used for check in self.checks), default=0.0)
 
 
 @dataclass(frozen=True)

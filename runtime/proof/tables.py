@@ -18,7 +18,17 @@ __all__ = ["parity_table", "stage_lines", "summary_lines", "unverified_line"]
 def parity_table(certificates: Sequence[Certificate]) -> Table:
     """One row for every output of every artifact: its worst batch size against the baseline."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("file", "output", "max error", "baseline's", "ratio", "RMS", "cosine", ""):
+    for heading in (
+        "file",
+        "output",
+        "max error",
+        "baseline's",
+        "ratio",
+        "budget used",
+        "RMS",
+        "cosine",
+        "",
+    ):
         table.add_column(heading, justify="left" if heading in ("file", "output", "") else "right")
     for certificate in certificates:
         parity = certificate.parity
@@ -33,6 +43,7 @@ def parity_table(certificates: Sequence[Certificate]) -> Table:
                 f"{largest:.2e}",
                 f"{own.max:.2e}",
                 f"{largest / own.max:.2f}" if own.max else "-",
+                f"{max(check.used for check in checks):.0%}",
                 f"{max(check.errors.rms for check in checks):.2e}",
                 f"{min(check.errors.cosine for check in checks):.9f}",
                 _verdict(all(check.passed for check in checks)),
@@ -61,6 +72,7 @@ def summary_lines(certificate: Certificate) -> list[str]:
             f"artifact {accuracy.candidate:.2%}"
         )
     lines.append(f"hard inputs: {sum(result.passed for result in hard)} of {len(hard)} passed")
+    lines += [f"[yellow]{note}[/]" for note in parity.not_judged]
     if parity.overridden:
         lines.append("[yellow]the error budget was overridden by --atol/--rtol[/]")
     return lines + [f"[red]FAILED[/] {escape(failure)}" for failure in certificate.failures]

@@ -12,6 +12,7 @@ from capsnet.runtime.proof.collect import Collected, Run
 from capsnet.runtime.proof.details import details_of
 
 IMAGES = random_images(SMALL, 10)
+EVERY = np.arange(10)
 METADATA = metadata_for(SMALL, OUTPUT_NAMES)
 GOLDEN = {
     "lengths": np.linspace(0, 1, 50).reshape(10, 5),
@@ -34,7 +35,7 @@ def found(errors):
 
 def test_worst_images_come_first_with_their_values():
     errors = np.array([3, 0, 9, 1, 2, 8, 7, 6, 5, 4], np.float32) / 1000
-    details = details_of(collected(Run(10, found(errors))), METADATA, IMAGES)
+    details = details_of(collected(Run(10, EVERY, found(errors))), METADATA, IMAGES)
     assert [image.index for image in details.worst] == [2, 5, 6, 7, 8, 9, 0, 4]
     worst = details.worst[0]
     assert worst.error == pytest.approx(0.009, abs=1e-6)
@@ -46,7 +47,7 @@ def test_worst_images_come_first_with_their_values():
 
 
 def test_histograms_count_errors_by_their_size():
-    details = details_of(collected(Run(10, found(0.02))), METADATA, IMAGES)
+    details = details_of(collected(Run(10, EVERY, found(0.02))), METADATA, IMAGES)
     histogram = details.histograms["lengths"]
     edges = histogram.edges
     assert len(edges) == len(histogram.baseline) + 1 == len(histogram.artifact) + 1
@@ -57,7 +58,12 @@ def test_histograms_count_errors_by_their_size():
 
 def test_last_run_that_is_well_formed_is_drawn():
     broken = found(0) | {"lengths": np.full((10, 5), np.nan, np.float32)}
-    runs = (Run(1, found(0.5)), Run(2, found(0.02)), Run(3, broken), Run(4, {}, "no memory"))
+    runs = (
+        Run(1, EVERY, found(0.5)),
+        Run(2, EVERY, found(0.02)),
+        Run(3, EVERY, broken),
+        Run(4, EVERY, {}, "no memory"),
+    )
     details = details_of(collected(*runs), METADATA, IMAGES)
     assert details.worst[0].error == pytest.approx(0.02, abs=1e-6)
     assert details_of(collected(*runs[2:]), METADATA, IMAGES) is None
@@ -66,6 +72,6 @@ def test_last_run_that_is_well_formed_is_drawn():
 def test_without_a_decision_the_first_output_ranks_the_images():
     metadata = dataclasses.replace(METADATA, decision=None)
     errors = np.arange(10, dtype=np.float32) / 1000
-    details = details_of(collected(Run(10, found(errors))), metadata, IMAGES)
+    details = details_of(collected(Run(10, EVERY, found(errors))), metadata, IMAGES)
     assert details.worst[0].index == 9
     assert details.worst[0].golden == details.worst[0].artifact == ()

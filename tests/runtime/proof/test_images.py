@@ -1,13 +1,14 @@
 """Images to prove on: chosen evenly, with their labels where these are known."""
 
+import os
+
 import numpy as np
 import pytest
 from support.networks import SMALL, random_images
 from support.proof import idx_folder, request_in, verify
 
 from capsnet.errors import DataError
-from capsnet.runtime.proof.images import load_images, save_images
-from capsnet.runtime.proof.request import Request
+from capsnet.runtime.proof.images import load_images
 from capsnet.runtime.proof.results import ImageSet
 
 
@@ -56,15 +57,6 @@ def test_labels_beside_an_array_give_accuracy(folder):
     assert verify(folder, labels=folder / "labels.npy").parity.accuracy is not None
 
 
-def test_arrays_in_memory_are_saved_as_a_request_names_them(folder):
-    images = random_images(SMALL, 3, seed=1)
-    paths = save_images(images, [4, 0, 2], folder)
-    found = load_images(Request(folder / "none", paths[0], labels=paths[1]), SMALL, "")
-    np.testing.assert_array_equal(found.images, images)
-    assert found.labels.tolist() == [4, 0, 2]
-    assert save_images(images, None, folder)[1] is None
-
-
 @pytest.mark.parametrize(
     "labels",
     [np.zeros(4, np.int64), np.zeros((5, 1), np.int64), np.zeros(5), np.array(["a"] * 5)],
@@ -81,4 +73,10 @@ def test_labels_that_cannot_be_read_are_named(folder, content):
     if content is not None:
         (folder / "labels.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read the labels .*labels\.npy"):
+        loaded(folder, labels=folder / "labels.npy")
+
+
+def test_labels_that_never_end_are_refused(folder):
+    os.mkfifo(folder / "labels.npy")
+    with pytest.raises(DataError, match="a pipe or a device, not a regular file"):
         loaded(folder, labels=folder / "labels.npy")

@@ -23,11 +23,11 @@ from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.precision import PRECISIONS
-from capsnet.runtime.proof.collect import BATCH_SIZES, Collected, Run, collect
+from capsnet.runtime.proof.collect import BATCH_SIZES, SAMPLE, Collected, Run, collect
 from capsnet.runtime.proof.judge import judge
 from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.reference import EagerModel
-from capsnet.runtime.proof.results import Accuracy, ParityResult
+from capsnet.runtime.proof.results import Accuracy, Check, Errors, ParityResult
 from capsnet.runtime.sessions import onnx as ort
 from capsnet.runtime.sessions.opening import open_session
 
@@ -174,6 +174,7 @@ TOY = network(
     decoder_sizes=(1,),
 )
 COUNT = 4
+EVERY = np.arange(COUNT)
 GAPS = np.array([0.5, 0.25, 0.125, 0.0625])  # between the two longest capsules of each image
 
 
@@ -652,6 +653,89 @@ def test_chosen_batch_sizes_are_the_only_ones():
     assert [run.batch_size for run in collected.runs] == [2, 4]
 
 
+def many(count):
+    """Golden tables of so many images."""
+    return {name: np.resize(v, (count, *v.shape[1:])) for name, v in golden_table().items()}
+
+
+def test_small_batches_run_a_sample_spread_evenly_and_large_ones_everything():
+    golden, ran = many(300), {}
+
+    def keep(outputs):
+        ran.setdefault(len(outputs["lengths"]), []).append(outputs)
+        return outputs
+
+    artifact = Fake(golden, spoil=keep)
+    collected = collect(Reference(golden), Reference(golden), artifact, numbered_images(300))
+    counts = {run.batch_size: len(run.images) for run in collected.runs}
+    assert counts == {1: SAMPLE, 2: SAMPLE, 3: SAMPLE, 7: SAMPLE, 64: 300, 300: 300}
+    few = collected.runs[0].images
+    assert (few[0], few[-1]) == (0, 298)
+    assert set(np.diff(few).tolist()) == {1, 2}
+    assert len(ran[1]) == SAMPLE + SAMPLE % 3  # the last batch of 3 has one image
+    for run in collected.runs:
+        np.testing.assert_array_equal(run.outputs["lengths"], golden["lengths"][run.images])
+    result = judge(collected, artifact.metadata)
+    assert result.passed
+    assert [check.images for check in result.checks[::2]] == [SAMPLE] * 4 + [300] * 2
+    assert result.not_judged == ("batch sizes 1, 2, 3, 7 ran 256 of 300 images, spread evenly",)
+
+
+def test_everything_runs_at_a_fixed_batch_size():
+    golden = many(300)
+    artifact = Fake(golden)
+    artifact.metadata = dataclasses.replace(
+        artifact.metadata, inputs=(TensorSpec("image", "float32", (3, 1, 1, 1)),)
+    )
+    result = compare(Reference(golden), Reference(golden), artifact, numbered_images(300))
+    assert {check.images for check in result.checks} == {300}
+    assert result.not_judged == ()
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_a_fault_of_a_small_batch_is_found_in_the_sample_and_named_by_its_image(value):
+    golden = many(1000)
+    image = 100 * 1000 // SAMPLE
+    runs = []
+
+    def spoil(outputs):
+        runs.append(len(outputs["lengths"]))
+        if runs == [1] * 101:
+            outputs["lengths"][0, 0] = value
+        return outputs
+
+    baseline = shifted(golden, 2.0**-12)
+    images = numbered_images(1000)
+    result = compare(Reference(golden), Reference(baseline), Fake(golden, spoil=spoil), images)
+    assert result.failures
+    assert all(failure.startswith("batch 1: lengths") for failure in result.failures)
+    assert f"image {image}" in result.failures[0]
+
+
+def test_a_sample_is_judged_by_what_float32_costs_on_it():
+    golden = many(1000)
+    baseline = shifted(golden, 2.0**-12)
+    baseline["lengths"][1] += 0.125  # no image of the sample
+    result = compare(Reference(golden), Reference(baseline), Fake(golden), numbered_images(1000))
+    limits = {c.batch_size: c.allowed["max"] for c in result.checks if c.output == "lengths"}
+    assert limits[64] == limits[1000] > 0.5
+    assert limits[1] == limits[7] < 0.001
+
+
+def test_accuracy_is_that_of_all_images_or_of_none():
+    golden, labels = many(300), np.ones(300, np.int64)
+
+    def fail(outputs):
+        if len(outputs["lengths"]) > 7:
+            raise ArtifactError("no memory")
+        return outputs
+
+    references = Reference(golden), Reference(golden)
+    result = compare(*references, Fake(golden, spoil=fail), numbered_images(300), labels)
+    assert not result.passed
+    assert result.accuracy is None
+
+
 def test_judging_needs_nothing_but_the_collected_arrays():
     golden = golden_table()
     found = {name: values.astype(np.float32) for name, values in golden.items()}
@@ -659,7 +743,7 @@ def test_judging_needs_nothing_but_the_collected_arrays():
         images=COUNT,
         golden=golden,
         baseline=(shifted(golden, 2.0**-12),),
-        runs=(Run(4, found), Run(7, {}, "no memory")),
+        runs=(Run(4, EVERY, found), Run(7, EVERY, {}, "no memory")),
     )
     result = judge(collected, metadata_for(TOY), np.ones(COUNT, np.int64))
     assert result.failures == ("batch 7: no memory",)
@@ -667,7 +751,99 @@ def test_judging_needs_nothing_but_the_collected_arrays():
     assert result == judge(collected, metadata_for(TOY), np.ones(COUNT, np.int64))
 
 
+# Where classes decide, not errors
+
+INT8 = PRECISIONS["int8"].budget
+
+
+def judge_int8(golden, artifact, labels=None):
+    fake = Fake(artifact)
+    fake.metadata = dataclasses.replace(fake.metadata, precision="int8")
+    references = Reference(golden), Reference(shifted(golden, 2.0**-12))
+    return compare(*references, fake, numbered_images(len(golden["lengths"])), labels)
+
+
+def with_flips(golden, count):
+    """The artifact whose first images change class 1 for class 2, by errors that are allowed."""
+    artifact = {name: values.copy() for name, values in golden.items()}
+    artifact["lengths"][:count, 2] = artifact["lengths"][:count, 1] + 2.0**-10
+    return artifact
+
+
+def closer(count):
+    """Golden tables whose gap is 0.0625 everywhere."""
+    golden = many(count)
+    golden["lengths"][:, 2] = golden["lengths"][:, 1] - 0.0625
+    return golden
+
+
+@pytest.mark.parametrize(("flips", "passed"), [(0, True), (3, True), (5, True), (6, False)])
+def test_flips_decide_by_their_share(flips, passed):
+    golden = closer(1000)
+    result = judge_int8(golden, with_flips(golden, flips))
+    assert result.passed is passed
+    assert len(result.flips) == flips
+    message = f"{flips} of 1000 images change their class: at most 0.50%, or 2 of a few images, may"
+    assert (message in result.failures) is not passed
+
+
+@pytest.mark.parametrize(("lost", "gained", "passed"), [(2, 0, True), (3, 0, False), (3, 1, True)])
+def test_lost_accuracy_decides(lost, gained, passed):
+    golden = closer(1000)
+    labels = np.ones(1000, np.int64)
+    labels[:gained] = 2
+    result = judge_int8(golden, with_flips(golden, gained + lost), labels)
+    assert result.passed is passed
+    assert any("accuracy falls from" in failure for failure in result.failures) is not passed
+
+
+def test_error_that_changes_no_class_is_no_fault_until_the_file_is_plainly_broken():
+    golden = closer(500)
+    off = {name: values.copy() for name, values in golden.items()}
+    off["lengths"][0, 0] += 0.15 * 0.75
+    assert judge_int8(golden, off).passed
+    off["lengths"][0, 0] += 0.15 * 0.75
+    result = judge_int8(golden, off)
+    assert all("lengths: max error 0.225 is above" in failure for failure in result.failures)
+    assert result.failures
+
+
+@pytest.mark.parametrize(
+    ("count", "labelled", "words"),
+    [
+        (499, True, ("accuracy was not judged: it takes 500 images or more, not 499",)),
+        (500, True, ()),
+        (500, False, ("accuracy was not judged: the classes of these images are not known",)),
+    ],
+)
+def test_accuracy_that_was_not_judged_is_said(count, labelled, words):
+    golden = closer(count)
+    labels = np.ones(count, np.int64) if labelled else None
+    result = judge_int8(golden, golden, labels)
+    assert result.passed
+    assert tuple(note for note in result.not_judged if "accuracy" in note) == words
+
+
 # The document
+
+
+def test_use_of_the_budget_is_the_largest_share_of_a_limit():
+    golden = golden_table()
+    result = judge_tables(shifted(golden, 3 * 2.0**-8), baseline=shifted(golden, 2.0**-8))
+    assert result.used == max(check.used for check in result.checks)
+    assert result.used == pytest.approx(0.75, rel=1e-4)
+    assert judge_tables(golden_table()).used == 0
+    nothing = judge_tables(Fake(golden, spoil=renamed))
+    assert (nothing.checks, nothing.used) == ((), 0)
+
+
+def test_use_of_a_budget_of_nothing():
+    errors = Errors(0.5, 0.25, 0.125, 0.1, 1.0, 0)
+    check = Check("lengths", 1, 1, errors, {"max": 1.0, "p99": 0.25, "rms": 0.5}, False, True)
+    assert check.used == 1.0
+    assert dataclasses.replace(check, allowed={"max": 0.0}).used == math.inf
+    exact = dataclasses.replace(errors, max=0.0)
+    assert dataclasses.replace(check, errors=exact, allowed={"max": 0.0}).used == 0.0
 
 
 @pytest.mark.parametrize(
