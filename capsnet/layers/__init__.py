@@ -6,6 +6,9 @@ KINDS = {
     "conv": "stem",
     "primary": "primary",
     "dynamic": "dynamic",
+    "convolutions": "convolutions",
+    "depthwise": "depthwise",
+    "attention": "attention",
 }
 """Module of each kind: ``capsnet.layers.NAME`` holds its configuration and its readable form, and
 ``capsnet.export.lowering.NAME``, where it exists, its faster form for inference."""

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -74,13 +74,20 @@ class LayerConfig(ABC):
         """
 
 
-def require_positive(config: LayerConfig) -> None:
-    """Raise ConfigError unless every number is a positive integer within the limits."""
+def require_positive(config: Any, name: str = "", or_zero: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError unless every whole number is positive and within the limits.
+
+    Args:
+        config: of a layer, or of a part of it.
+        name: what messages call it; its kind by default.
+        or_zero: fields that may be zero.
+    """
+    name = name or config.kind
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type in (int, "int") and (type(value) is not int or value < 1):
-            raise ConfigError(
-                f"{config.kind}: {field.name} must be a positive integer, got {value!r}"
-            )
-        if field.type in (int, "int"):
-            require_at_most(f"{config.kind}: {field.name}", value, MOST_VALUES)
+        if field.type not in (int, "int"):
+            continue
+        value, least = getattr(config, field.name), 0 if field.name in or_zero else 1
+        if type(value) is not int or value < least:
+            expected = "a positive integer" if least else "zero or a positive integer"
+            raise ConfigError(f"{name}: {field.name} must be {expected}, got {value!r}")
+        require_at_most(f"{name}: {field.name}", value, MOST_VALUES)
