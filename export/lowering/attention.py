@@ -65,9 +65,5 @@ class LoweredAttention(LoweredLayer):
 
 
 @rewrites(AttentionCapsules)
-def _attention(
-    layer: AttentionCapsules,
-    given: Given,
-    options: Options,  # noqa: ARG001
-) -> LoweredLayer:
+def _attention(layer: AttentionCapsules, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
     return LoweredAttention(layer, given)

@@ -1,4 +1,4 @@
-"""Several convolutions for inference: batch normalisation becomes a part of the next convolution."""
+"""Several convolutions for inference: each one takes over the normalisation before it."""
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +66,5 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 @rewrites(ConvolutionsStem)
-def _convolutions(
-    layer: ConvolutionsStem,
-    given: Given,
-    options: Options,  # noqa: ARG001
-) -> LoweredLayer:
+def _stem(layer: ConvolutionsStem, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
     return LoweredConvolutions(layer)

@@ -38,9 +38,5 @@ class LoweredDepthwise(LoweredLayer):
 
 
 @rewrites(DepthwiseCapsules)
-def _depthwise(
-    layer: DepthwiseCapsules,
-    given: Given,
-    options: Options,  # noqa: ARG001
-) -> LoweredLayer:
+def _depthwise(layer: DepthwiseCapsules, given: Given, options: Options) -> LoweredLayer:  # noqa: ARG001
     return LoweredDepthwise(layer, given)

@@ -14,12 +14,22 @@ import capsnet.layers
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ConfigError
 from capsnet.layers import KINDS
+from capsnet.layers.attention import AttentionConfig
 from capsnet.layers.base import LayerConfig, require_positive
+from capsnet.layers.convolutions import Convolution, ConvolutionsConfig
+from capsnet.layers.depthwise import DepthwiseConfig
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.stem import ConvConfig
 
-LAYERS = {"conv": ConvConfig(), "primary": PrimaryConfig(), "dynamic": DynamicConfig(10, 16)}
+LAYERS = {
+    "conv": ConvConfig(),
+    "primary": PrimaryConfig(),
+    "dynamic": DynamicConfig(10, 16),
+    "convolutions": ConvolutionsConfig((Convolution(4, 3, batch_norm=True),)),
+    "depthwise": DepthwiseConfig(),
+    "attention": AttentionConfig(10, 16),
+}
 
 
 def test_the_table_lists_every_module_that_defines_a_kind():
@@ -70,6 +80,9 @@ def test_another_sort_of_layer_is_refused_where_one_is_asked_for():
         (ConvConfig(5, 3), (2, 9, 11), (5, 7, 9)),
         (PrimaryConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
         (DynamicConfig(6, 5), (36, 4), (6, 5)),
+        (ConvolutionsConfig((Convolution(4, 3, 2, 1), Convolution(5, 2))), (2, 9, 11), (5, 4, 5)),
+        (DepthwiseConfig(2, 3, 2), (6, 9, 7), (3 * 4 * 3, 2)),
+        (AttentionConfig(6, 5), (36, 4), (6, 5)),
     ],
 )
 def test_a_layer_gives_the_shape_that_its_configuration_says(layer, shape, expected):

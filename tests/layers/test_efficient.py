@@ -1,0 +1,213 @@
+"""Efficient-CapsNet's layers against its formulas as plain loops, and their exact lowering."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from support import oracle
+from support.faults import first_wrong_stage
+from support.networks import SMALL, random_images
+
+import capsnet
+from capsnet.config import CapsNetConfig, preset
+from capsnet.errors import ConfigError
+from capsnet.export.lower import lower
+from capsnet.export.lowering.base import AsWritten
+from capsnet.layers.attention import AttentionConfig
+from capsnet.layers.convolutions import EPSILON, Convolution, ConvolutionsConfig
+from capsnet.layers.depthwise import DepthwiseConfig
+from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.primary import PrimaryConfig
+from capsnet.layers.squash import exponential_squash
+from capsnet.model import CapsNet
+from capsnet.stages import record_stages
+
+STEM = ConvolutionsConfig(
+    (Convolution(6, 3, batch_norm=True), Convolution(8, 3, 2, batch_norm=True))
+)
+EFFICIENT = CapsNetConfig((1, 12, 12), STEM, DepthwiseConfig(4, 3), (AttentionConfig(5, 6),), None)
+PADDED = ConvolutionsConfig(
+    (Convolution(6, 3, 2, 1, True), Convolution(7, 3, 1, 1, True), Convolution(8, 1, padding=1))
+)
+NETWORKS = {
+    "efficient": EFFICIENT,
+    "stacked": dataclasses.replace(
+        EFFICIENT, capsule_layers=(AttentionConfig(7, 5), DynamicConfig(3, 4))
+    ),
+    "padded": dataclasses.replace(EFFICIENT, stem=PADDED),
+    "behind dynamic primary capsules": dataclasses.replace(
+        EFFICIENT, primary=PrimaryConfig(3, 4, 3, 1)
+    ),
+    "with a decoder": dataclasses.replace(EFFICIENT, decoder=SMALL.decoder),
+}
+
+
+def trained_like(config: CapsNetConfig) -> CapsNet:
+    """A network whose normalisations have seen images, and whose couplings are far from uniform."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        model = CapsNet(config)
+        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            for values in (norm.running_mean, norm.bias):
+                values.normal_()
+            for values in (norm.running_var, norm.weight):
+                values.uniform_(0.5, 2)
+        for layer in model.capsule_layers:
+            layer.weight.mul_(3)
+            if hasattr(layer, "prior"):
+                layer.prior.normal_()
+    return model.eval()
+
+
+def test_the_preset_has_the_papers_number_of_parameters():
+    model = CapsNet(preset("efficient"))
+    encoder = (p for name, p in model.named_parameters() if not name.startswith("decoder"))
+    assert sum(p.numel() for p in encoder) == 161_824
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0])
+def test_squashing_equals_the_papers_equation(scale):
+    poses = scale * torch.randn(50, 8, dtype=torch.float64)
+    length = np.sqrt((poses.numpy() ** 2).sum(-1, keepdims=True))
+    expected = (1 - np.exp(-length)) * poses.numpy() / length
+    np.testing.assert_allclose(exponential_squash(poses), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_squashing_zero_gives_zero_and_a_finite_gradient(dtype):
+    poses = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
+    squashed = exponential_squash(poses)
+    squashed.sum().backward()
+    assert not squashed.any()
+    assert poses.grad.isfinite().all()
+
+
+def test_self_attention_routing_equals_the_papers_formulas():
+    layer = AttentionConfig(3, 5).build((4, 6)).double()
+    torch.nn.init.normal_(layer.prior)
+    capsules = torch.randn(2, 4, 6, dtype=torch.float64)
+    weight, prior = (p.detach().numpy() for p in (layer.weight, layer.prior))
+    expected = np.empty((2, 3, 5))
+    for image, x in enumerate(capsules.numpy()):
+        u = np.array([[x[i] @ weight[i, :, k] for i in range(4)] for k in range(3)])
+        a = np.array([[u[k, i] @ sum(u[k]) / np.sqrt(5) for i in range(4)] for k in range(3)])
+        for k in range(3):
+            s = np.zeros(5)
+            for i in range(4):
+                c = np.exp(a[k, i]) / sum(np.exp(a[m, i]) for m in range(3)) + prior[i, k]
+                s += c * u[k, i]
+            length = np.sqrt(s @ s)
+            expected[image, k] = (1 - np.exp(-length)) * s / length
+    np.testing.assert_allclose(layer(capsules).detach(), expected, rtol=1e-11)
+
+
+def test_depthwise_capsules_are_those_of_a_loop_over_channels():
+    layer = DepthwiseConfig(2, 3, 2).build((6, 8, 7)).double()
+    features = torch.randn(2, 6, 8, 7, dtype=torch.float64)
+    weight, bias = layer.conv.weight.detach().numpy(), layer.conv.bias.detach().numpy()
+    maps = np.concatenate(
+        [
+            oracle.conv2d(features[:, c : c + 1], weight[c : c + 1], bias[c : c + 1], 2)
+            for c in range(6)
+        ],
+        axis=1,
+    )
+    expected = exponential_squash(torch.from_numpy(oracle.primary_capsules(maps, 2)))
+    np.testing.assert_allclose(layer(features).detach(), expected, rtol=1e-11)
+
+
+def test_convolutions_normalise_behind_the_relu():
+    stem = trained_like(EFFICIENT).double().stem
+    values = random_images(EFFICIENT, 2).astype(np.float64)
+    for conv, norm, stride in ((stem[0], stem[2], 1), (stem[3], stem[5], 2)):
+        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+        values = np.maximum(oracle.conv2d(values, weight, bias, stride), 0)
+        gamma, beta, mean, variance = (
+            t.detach().numpy()[:, None, None]
+            for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
+        values = gamma * (values - mean) / np.sqrt(variance + EPSILON) + beta
+    found = stem(torch.from_numpy(random_images(EFFICIENT, 2)).double()).detach()
+    np.testing.assert_allclose(found, values, rtol=1e-10)
+
+
+@pytest.mark.parametrize("as_written", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_lowered_network_equals_the_readable_one(name, as_written):
+    config = NETWORKS[name]
+    model = trained_like(config)
+    reconstruction = config.decoder is not None
+    lowered = lower(model, reconstruction=reconstruction, as_written=as_written).double()
+    exact = lower(copy.deepcopy(model).double(), reconstruction=reconstruction)
+    images = torch.from_numpy(random_images(config, 5)).double()
+    with torch.no_grad():
+        expected = record_stages(model.double(), images)
+        for network, tolerance in ((exact, 1e-12), (lowered, 1e-5)):
+            found = record_stages(network, images)
+            assert found.keys() == expected.keys()
+            for stage, values in found.items():
+                error = (network.to_readable(stage, values) - expected[stage]).abs().max()
+                assert error < tolerance, stage
+    assert expected["lengths"].std() > 0.02
+
+
+def test_normalisation_is_folded_into_the_next_layers_weights():
+    lowered = lower(trained_like(EFFICIENT))
+    assert not any(isinstance(part, AsWritten) for part in lowered.parts().values())
+    kinds = {type(module).__name__ for module in lowered.modules()}
+    assert {"Conv2d", "ReLU"} <= kinds
+    assert not kinds & {"BatchNorm2d", "_Affine"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("suffix", ["onnx", "pt", "pt2"])
+@pytest.mark.slow
+def test_exports_are_proven(suffix, precision, tmp_path):
+    model, images = trained_like(NETWORKS["with a decoder"]), random_images(EFFICIENT, 40)
+    path = tmp_path / f"model.{suffix}"
+    certificate = capsnet.export_model(
+        model, path, images=images, precision=precision, reconstruction=True, device="cpu"
+    )
+    assert certificate.passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weight", "stage"),
+    [
+        ("stem.steps.2.weight", "stem"),
+        ("primary_capsules.conv.bias", "primary_capsules"),
+        ("layer0.prior", "layer0.routing.inputs"),
+    ],
+)
+def test_a_planted_fault_is_located(weight, stage, tmp_path):
+    model, images = trained_like(EFFICIENT), random_images(EFFICIENT, 40)
+    capsnet.export_model(model, tmp_path / "model.onnx", images=images, device="cpu")
+    assert first_wrong_stage(model, images, tmp_path / "model.onnx", weight) == stage
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConvolutionsConfig(()), "expected a tuple of at least one Convolution"),
+        (
+            lambda: ConvolutionsConfig((Convolution(0, 3),)),
+            r"convolutions\[0\]: channels must be a positive integer, got 0",
+        ),
+        (
+            lambda: ConvolutionsConfig((Convolution(3, 3, padding=-1),)),
+            r"convolutions\[0\]: padding must be zero or a positive integer, got -1",
+        ),
+        (
+            lambda: DepthwiseConfig(5).output_shape((8, 9, 9)),
+            "8 channels do not make capsules of 5",
+        ),
+        (lambda: AttentionConfig(5, 6).output_shape((8, 9, 9)), r"takes \(capsules, dim\)"),
+        (lambda: AttentionConfig(5, 0), "attention: dim must be a positive integer, got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
