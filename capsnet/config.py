@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from capsnet.documents import from_values, parse_json, to_values
@@ -66,6 +67,14 @@ class CapsNetConfig:
         shape = self.shapes[-1]
         if len(shape) != 2:
             raise ConfigError(f"the last layer must give (capsules, dim), it gives {shape}")
+        layers = list(self.layers().items())
+        for (_, giving), (name, taking) in pairwise(layers[1:]):
+            if giving.activated != taking.needs_activation:
+                needs = "needs" if taking.needs_activation else "does not take"
+                raise ConfigError(
+                    f"{name}: {taking.kind} {needs} capsules with an activation, and {giving.kind} "
+                    f"gives capsules {'with' if giving.activated else 'without'} one"
+                )
         if self.classes < 2:
             raise ConfigError("the last capsule layer holds the classes: it needs at least 2")
 
@@ -92,9 +101,14 @@ class CapsNetConfig:
         return self.shapes[-1][0]
 
     @property
+    def activated(self) -> bool:
+        """Whether class capsules carry an activation as their last value."""
+        return self.capsule_layers[-1].activated
+
+    @property
     def class_dim(self) -> int:
         """Length of a class capsule's pose vector."""
-        return self.shapes[-1][1]
+        return self.shapes[-1][1] - self.activated
 
     def to_json(self) -> str:
         """The configuration as one line of JSON with sorted keys."""

@@ -9,6 +9,10 @@ KINDS = {
     "convolutions": "convolutions",
     "depthwise": "depthwise",
     "attention": "attention",
+    "activated": "activated",
+    "self-routing": "self_routing",
+    "em": "em",
+    "convolutional": "convolutional",
 }
 """Module of each kind: ``capsnet.layers.NAME`` holds its configuration and its readable form, and
 ``capsnet.export.lowering.NAME``, where it exists, its faster form for inference."""

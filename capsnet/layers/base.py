@@ -28,9 +28,16 @@ class LayerConfig(ABC):
             capsules: int
 
     Its JSON form holds its fields, and its ``kind``.
+
+    Attributes:
+        activated: whether its capsules carry an activation, the probability that what they stand
+            for is present, as their last value. Without one, their length is that.
+        needs_activation: whether the capsules that it takes must carry one; otherwise none may.
     """
 
     kind: ClassVar[str]
+    activated: ClassVar[bool] = False
+    needs_activation: ClassVar[bool] = False
     _known: ClassVar[dict[str, type["LayerConfig"]]] = {}
 
     def __init_subclass__(cls, *, kind: str) -> None:

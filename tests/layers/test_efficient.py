@@ -1,64 +1,23 @@
-"""Efficient-CapsNet's layers against its formulas as plain loops, and their exact lowering."""
-
-import copy
-import dataclasses
+"""Efficient-CapsNet's layers against its formulas as plain loops."""
 
 import numpy as np
 import pytest
 import torch
 from support import oracle
-from support.faults import first_wrong_stage
-from support.networks import SMALL, random_images
+from support.family import FAMILY, family_member
+from support.networks import random_images
 
-import capsnet
-from capsnet.config import CapsNetConfig, preset
+from capsnet.config import preset
 from capsnet.errors import ConfigError
 from capsnet.export.lower import lower
 from capsnet.export.lowering.base import AsWritten
 from capsnet.layers.attention import AttentionConfig
 from capsnet.layers.convolutions import EPSILON, Convolution, ConvolutionsConfig
 from capsnet.layers.depthwise import DepthwiseConfig
-from capsnet.layers.dynamic import DynamicConfig
-from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.squash import exponential_squash
 from capsnet.model import CapsNet
-from capsnet.stages import record_stages
 
-STEM = ConvolutionsConfig(
-    (Convolution(6, 3, batch_norm=True), Convolution(8, 3, 2, batch_norm=True))
-)
-EFFICIENT = CapsNetConfig((1, 12, 12), STEM, DepthwiseConfig(4, 3), (AttentionConfig(5, 6),), None)
-PADDED = ConvolutionsConfig(
-    (Convolution(6, 3, 2, 1, True), Convolution(7, 3, 1, 1, True), Convolution(8, 1, padding=1))
-)
-NETWORKS = {
-    "efficient": EFFICIENT,
-    "stacked": dataclasses.replace(
-        EFFICIENT, capsule_layers=(AttentionConfig(7, 5), DynamicConfig(3, 4))
-    ),
-    "padded": dataclasses.replace(EFFICIENT, stem=PADDED),
-    "behind dynamic primary capsules": dataclasses.replace(
-        EFFICIENT, primary=PrimaryConfig(3, 4, 3, 1)
-    ),
-    "with a decoder": dataclasses.replace(EFFICIENT, decoder=SMALL.decoder),
-}
-
-
-def trained_like(config: CapsNetConfig) -> CapsNet:
-    """A network whose normalisations have seen images, and whose couplings are far from uniform."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(3)
-        model = CapsNet(config)
-        for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-            for values in (norm.running_mean, norm.bias):
-                values.normal_()
-            for values in (norm.running_var, norm.weight):
-                values.uniform_(0.5, 2)
-        for layer in model.capsule_layers:
-            layer.weight.mul_(3)
-            if hasattr(layer, "prior"):
-                layer.prior.normal_()
-    return model.eval()
+EFFICIENT = FAMILY["efficient"]
 
 
 def test_the_preset_has_the_papers_number_of_parameters():
@@ -119,7 +78,7 @@ def test_depthwise_capsules_are_those_of_a_loop_over_channels():
 
 
 def test_convolutions_normalise_behind_the_relu():
-    stem = trained_like(EFFICIENT).double().stem
+    stem = family_member(EFFICIENT).double().stem
     values = random_images(EFFICIENT, 2).astype(np.float64)
     for conv, norm, stride in ((stem[0], stem[2], 1), (stem[3], stem[5], 2)):
         weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
@@ -133,59 +92,12 @@ def test_convolutions_normalise_behind_the_relu():
     np.testing.assert_allclose(found, values, rtol=1e-10)
 
 
-@pytest.mark.parametrize("as_written", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_lowered_network_equals_the_readable_one(name, as_written):
-    config = NETWORKS[name]
-    model = trained_like(config)
-    reconstruction = config.decoder is not None
-    lowered = lower(model, reconstruction=reconstruction, as_written=as_written).double()
-    exact = lower(copy.deepcopy(model).double(), reconstruction=reconstruction)
-    images = torch.from_numpy(random_images(config, 5)).double()
-    with torch.no_grad():
-        expected = record_stages(model.double(), images)
-        for network, tolerance in ((exact, 1e-12), (lowered, 1e-5)):
-            found = record_stages(network, images)
-            assert found.keys() == expected.keys()
-            for stage, values in found.items():
-                error = (network.to_readable(stage, values) - expected[stage]).abs().max()
-                assert error < tolerance, stage
-    assert expected["lengths"].std() > 0.02
-
-
 def test_normalisation_is_folded_into_the_next_layers_weights():
-    lowered = lower(trained_like(EFFICIENT))
+    lowered = lower(family_member(EFFICIENT))
     assert not any(isinstance(part, AsWritten) for part in lowered.parts().values())
     kinds = {type(module).__name__ for module in lowered.modules()}
     assert {"Conv2d", "ReLU"} <= kinds
     assert not kinds & {"BatchNorm2d", "_Affine"}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("suffix", ["onnx", "pt", "pt2"])
-@pytest.mark.slow
-def test_exports_are_proven(suffix, precision, tmp_path):
-    model, images = trained_like(NETWORKS["with a decoder"]), random_images(EFFICIENT, 40)
-    path = tmp_path / f"model.{suffix}"
-    certificate = capsnet.export_model(
-        model, path, images=images, precision=precision, reconstruction=True, device="cpu"
-    )
-    assert certificate.passed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("weight", "stage"),
-    [
-        ("stem.steps.2.weight", "stem"),
-        ("primary_capsules.conv.bias", "primary_capsules"),
-        ("layer0.prior", "layer0.routing.inputs"),
-    ],
-)
-def test_a_planted_fault_is_located(weight, stage, tmp_path):
-    model, images = trained_like(EFFICIENT), random_images(EFFICIENT, 40)
-    capsnet.export_model(model, tmp_path / "model.onnx", images=images, device="cpu")
-    assert first_wrong_stage(model, images, tmp_path / "model.onnx", weight) == stage
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,16 @@ import capsnet.layers
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ConfigError
 from capsnet.layers import KINDS
+from capsnet.layers.activated import ActivatedConfig
 from capsnet.layers.attention import AttentionConfig
 from capsnet.layers.base import LayerConfig, require_positive
+from capsnet.layers.convolutional import ConvolutionalConfig
 from capsnet.layers.convolutions import Convolution, ConvolutionsConfig
 from capsnet.layers.depthwise import DepthwiseConfig
 from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.em import EMConfig
 from capsnet.layers.primary import PrimaryConfig
+from capsnet.layers.self_routing import SelfRoutingConfig
 from capsnet.layers.stem import ConvConfig
 
 LAYERS = {
@@ -29,6 +33,10 @@ LAYERS = {
     "convolutions": ConvolutionsConfig((Convolution(4, 3, batch_norm=True),)),
     "depthwise": DepthwiseConfig(),
     "attention": AttentionConfig(10, 16),
+    "activated": ActivatedConfig(),
+    "self-routing": SelfRoutingConfig(10, 16),
+    "em": EMConfig(10),
+    "convolutional": ConvolutionalConfig((6, 6), 3, SelfRoutingConfig(8, 16), 2),
 }
 
 
@@ -83,6 +91,10 @@ def test_another_sort_of_layer_is_refused_where_one_is_asked_for():
         (ConvolutionsConfig((Convolution(4, 3, 2, 1), Convolution(5, 2))), (2, 9, 11), (5, 4, 5)),
         (DepthwiseConfig(2, 3, 2), (6, 9, 7), (3 * 4 * 3, 2)),
         (AttentionConfig(6, 5), (36, 4), (6, 5)),
+        (ActivatedConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 5)),
+        (SelfRoutingConfig(6, 5), (36, 4), (6, 6)),
+        (EMConfig(6, 2), (36, 5), (6, 5)),
+        (ConvolutionalConfig((4, 3), 2, DynamicConfig(6, 5)), (36, 4), (3 * 2 * 6, 5)),
     ],
 )
 def test_a_layer_gives_the_shape_that_its_configuration_says(layer, shape, expected):
