@@ -10,7 +10,7 @@ from typing import Any, Self
 from capsnet.documents import from_values, parse_json, to_values
 from capsnet.errors import ConfigError
 from capsnet.importers.version_0_1 import from_flat, is_flat
-from capsnet.layers.base import LayerConfig, Shape
+from capsnet.layers.base import AnyDecoderConfig, LayerConfig, Shape
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.primary import PrimaryConfig
@@ -42,7 +42,7 @@ class CapsNetConfig:
     stem: LayerConfig = ConvConfig()
     primary: LayerConfig = PrimaryConfig()
     capsule_layers: tuple[LayerConfig, ...] = (DynamicConfig(capsules=10, dim=16),)
-    decoder: DecoderConfig | None = DecoderConfig()
+    decoder: AnyDecoderConfig | None = DecoderConfig()
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_shape, tuple) or len(self.image_shape) != 3:
@@ -62,8 +62,10 @@ class CapsNetConfig:
         for name, layer in self.layers().items():
             if not isinstance(layer, LayerConfig):
                 raise ConfigError(f"{name} must be the configuration of a layer, got {layer!r}")
-        if self.decoder is not None and not isinstance(self.decoder, DecoderConfig):
-            raise ConfigError(f"decoder must be a DecoderConfig or None, got {self.decoder!r}")
+        if self.decoder is not None and not isinstance(self.decoder, AnyDecoderConfig):
+            raise ConfigError(
+                f"decoder must be the configuration of a decoder or None, got {self.decoder!r}"
+            )
         shape = self.shapes[-1]
         if len(shape) != 2:
             raise ConfigError(f"the last layer must give (capsules, dim), it gives {shape}")

@@ -18,6 +18,7 @@ from capsnet.layers.em import EMConfig
 from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.self_routing import SelfRoutingConfig
 from capsnet.layers.stem import ConvConfig
+from capsnet.layers.transposed import TransposedConfig
 from capsnet.model import CapsNet
 
 _STEM = ConvConfig(8, 5)
@@ -54,7 +55,7 @@ FAMILY = {
         ),
     ),
     "normalised in front of primary capsules": dataclasses.replace(
-        _EFFICIENT, primary=PrimaryConfig(3, 4, 3, 1), decoder=DecoderConfig((8,))
+        _EFFICIENT, primary=PrimaryConfig(3, 4, 3, 1), decoder=DecoderConfig((8,), alone=True)
     ),
     "convolutional": _network(
         PrimaryConfig(4, 6, 3, 2),
@@ -74,7 +75,7 @@ FAMILY = {
             ConvolutionalConfig(_GRID, 2, SelfRoutingConfig(5, 7)),
             SelfRoutingConfig(4, 8),
         ),
-        decoder=DecoderConfig((8,)),
+        decoder=TransposedConfig((6, 5, 4)),
     ),
     "em": _network(
         ActivatedConfig(4, 4, 3, 2),
