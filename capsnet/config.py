@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from capsnet.documents import from_values, parse_json, to_values
 from capsnet.errors import ConfigError
 from capsnet.importers.version_0_1 import from_flat, is_flat
-from capsnet.layers.base import LayerConfig, Shape
+from capsnet.layers.base import AnyDecoderConfig, LayerConfig, Shape
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.primary import PrimaryConfig
@@ -41,7 +42,7 @@ class CapsNetConfig:
     stem: LayerConfig = ConvConfig()
     primary: LayerConfig = PrimaryConfig()
     capsule_layers: tuple[LayerConfig, ...] = (DynamicConfig(capsules=10, dim=16),)
-    decoder: DecoderConfig | None = DecoderConfig()
+    decoder: AnyDecoderConfig | None = DecoderConfig()
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_shape, tuple) or len(self.image_shape) != 3:
@@ -61,11 +62,21 @@ class CapsNetConfig:
         for name, layer in self.layers().items():
             if not isinstance(layer, LayerConfig):
                 raise ConfigError(f"{name} must be the configuration of a layer, got {layer!r}")
-        if self.decoder is not None and not isinstance(self.decoder, DecoderConfig):
-            raise ConfigError(f"decoder must be a DecoderConfig or None, got {self.decoder!r}")
+        if self.decoder is not None and not isinstance(self.decoder, AnyDecoderConfig):
+            raise ConfigError(
+                f"decoder must be the configuration of a decoder or None, got {self.decoder!r}"
+            )
         shape = self.shapes[-1]
         if len(shape) != 2:
             raise ConfigError(f"the last layer must give (capsules, dim), it gives {shape}")
+        layers = list(self.layers().items())
+        for (_, giving), (name, taking) in pairwise(layers[1:]):
+            if giving.activated != taking.needs_activation:
+                needs = "needs" if taking.needs_activation else "does not take"
+                raise ConfigError(
+                    f"{name}: {taking.kind} {needs} capsules with an activation, and {giving.kind} "
+                    f"gives capsules {'with' if giving.activated else 'without'} one"
+                )
         if self.classes < 2:
             raise ConfigError("the last capsule layer holds the classes: it needs at least 2")
 
@@ -92,9 +103,14 @@ class CapsNetConfig:
         return self.shapes[-1][0]
 
     @property
+    def activated(self) -> bool:
+        """Whether class capsules carry an activation as their last value."""
+        return self.capsule_layers[-1].activated
+
+    @property
     def class_dim(self) -> int:
         """Length of a class capsule's pose vector."""
-        return self.shapes[-1][1]
+        return self.shapes[-1][1] - self.activated
 
     def to_json(self) -> str:
         """The configuration as one line of JSON with sorted keys."""

@@ -10,7 +10,23 @@ from torch import Tensor, nn
 
 from capsnet.config import CapsNetConfig
 
-__all__ = ["CapsNet"]
+__all__ = ["CapsNet", "head"]
+
+
+def head(capsules: Tensor, activated: bool) -> tuple[Tensor, Tensor]:
+    """Lengths and class capsules from what the last capsule layer gives.
+
+    Args:
+        capsules: ``[batch, classes, dim]``.
+        activated: whether their last value is an activation, see ``LayerConfig``.
+
+    Returns:
+        Lengths ``[batch, classes]``, the activations where there are some, and the capsules'
+        poses.
+    """
+    if activated:
+        return capsules[..., -1], capsules[..., :-1]
+    return torch.linalg.vector_norm(capsules, dim=-1), capsules
 
 
 class CapsNet(nn.Module):
@@ -25,6 +41,7 @@ class CapsNet(nn.Module):
     def __init__(self, config: CapsNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.activated = config.activated  # torch.jit.script sees no configuration
         layers = config.layers().values()
         stem, primary, *routed = (
             layer.build(shape) for layer, shape in zip(layers, config.shapes, strict=False)
@@ -34,7 +51,8 @@ class CapsNet(nn.Module):
         self.capsule_layers = nn.ModuleList(routed)
         self.decoder = None
         if config.decoder is not None:
-            self.decoder = config.decoder.build(config.shapes[-1], config.image_shape)
+            capsules = config.classes, config.class_dim
+            self.decoder = config.decoder.build(capsules, config.image_shape)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classify images.
@@ -49,7 +67,7 @@ class CapsNet(nn.Module):
         capsules = self.primary(self.stem(images))
         for layer in self.capsule_layers:
             capsules = layer(capsules)
-        return torch.linalg.vector_norm(capsules, dim=-1), capsules
+        return head(capsules, self.activated)
 
     def reconstruct(self, capsules: Tensor, classes: Tensor) -> Tensor:
         """Decode images from one class capsule each.

@@ -26,7 +26,7 @@ from capsnet.export.lowering.base import (
     rewrite,
 )
 from capsnet.forms import check_forms
-from capsnet.model import CapsNet
+from capsnet.model import CapsNet, head
 from capsnet.precision import Precision, find_precision
 
 __all__ = ["LoweredCapsNet", "lower"]
@@ -65,8 +65,7 @@ class LoweredCapsNet(nn.Module):
         capsules, layout = image, READABLE
         for layer in self.parts().values():
             capsules, layout = layer(_cast(capsules, layer.computes_in)), layer.layout
-        capsules = layout.to_readable(capsules)
-        lengths = torch.linalg.vector_norm(capsules, dim=-1)
+        lengths, capsules = head(layout.to_readable(capsules), self.config.activated)
         if self.decoder is None:
             return lengths, capsules
         longest = lengths.argmax(dim=-1, keepdim=True)
@@ -121,7 +120,8 @@ class LoweredCapsNet(nn.Module):
         Args:
             batch: its batch size; ``"batch"`` for any.
         """
-        shapes = (self.config.shapes[-1][:1], self.config.shapes[-1], self.config.image_shape)
+        classes = self.config.classes
+        shapes = ((classes,), (classes, self.config.class_dim), self.config.image_shape)
         outputs = tuple(
             TensorSpec(name, "float32", (batch, *shape))
             for name, shape in zip(self.output_names, shapes, strict=False)

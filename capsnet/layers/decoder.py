@@ -1,55 +1,72 @@
-"""The decoder: images from class capsules (arXiv:1710.09829, section 4.1)."""
+"""Decoders: images from class capsules, by dense layers (arXiv:1710.09829, section 4.1)."""
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
-from einops.layers.torch import Rearrange
+from einops.layers.torch import Rearrange, Reduce
 from torch import nn
 
 from capsnet.errors import ConfigError
-from capsnet.layers.base import Shape
+from capsnet.layers.base import AnyDecoderConfig, Shape
 from capsnet.limits import MOST_LAYERS, MOST_VALUES, require_at_most
 
-__all__ = ["Decoder", "DecoderConfig"]
+__all__ = ["Decoder", "DecoderConfig", "capsules_as_values", "check_sizes"]
+
+
+def check_sizes(name: str, sizes: object) -> None:
+    """Raise ConfigError unless these are at least one positive integer, within the limits.
+
+    Args:
+        name: of the field.
+        sizes: the field's value.
+    """
+    where = f"decoder: {name}"
+    if not isinstance(sizes, tuple) or not sizes:
+        raise ConfigError(
+            f"{where} must be a tuple of at least one size (no decoder at all is None), "
+            f"got {sizes!r}"
+        )
+    for size in sizes:
+        if type(size) is not int or size < 1:
+            raise ConfigError(f"{where} must be positive integers, got {size!r}")
+        require_at_most(f"{where}, a size", size, MOST_VALUES)
+    require_at_most(f"{where}, their number", len(sizes), MOST_LAYERS)
+
+
+def capsules_as_values(capsules: Shape, alone: bool) -> tuple[nn.Module, int]:
+    """What turns class capsules, all but one of them zero, into values ``[batch, n]``, and n.
+
+    Args:
+        capsules: their number and dim.
+        alone: whether only the one that is not zero counts, whichever it is.
+    """
+    if alone:
+        return Reduce("b o h -> b h", "sum"), capsules[1]
+    return Rearrange("b o h -> b (o h)"), math.prod(capsules)
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(AnyDecoderConfig, kind="dense"):
     """Fully connected layers with ReLU, and a sigmoid at the end.
 
     Attributes:
         hidden: sizes of the hidden layers.
+        alone: whether the decoder sees the values of the one class capsule, and not which class it
+            stands for.
 
     Raises:
         ConfigError: if there is no hidden layer, or a size is not a positive integer.
     """
 
-    kind: ClassVar[str] = "dense"
-
     hidden: tuple[int, ...] = (512, 1024)
+    alone: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.hidden, tuple) or not self.hidden:
-            raise ConfigError(
-                "decoder: hidden must be a tuple of at least one size (no decoder at all is None), "
-                f"got {self.hidden!r}"
-            )
-        for size in self.hidden:
-            if type(size) is not int or size < 1:
-                raise ConfigError(f"decoder: hidden must be positive integers, got {size!r}")
-            require_at_most("decoder: a hidden layer", size, MOST_VALUES)
-        require_at_most("decoder: the number of hidden layers", len(self.hidden), MOST_LAYERS)
+        check_sizes("hidden", self.hidden)
 
     def build(self, capsules: Shape, image_shape: Shape) -> "Decoder":
-        """A new decoder, with random weights.
-
-        Args:
-            capsules: number and dim of the class capsules.
-            image_shape: channels, height and width of the images.
-        """
-        return Decoder(capsules, self.hidden, image_shape)
+        return Decoder(capsules, self, image_shape)
 
 
 class Decoder(nn.Sequential):
@@ -57,15 +74,16 @@ class Decoder(nn.Sequential):
 
     Args:
         capsules: number and dim of the class capsules.
-        hidden: sizes of the hidden layers.
+        config: sizes of the hidden layers.
         image_shape: channels, height and width of the images.
     """
 
-    def __init__(self, capsules: Shape, hidden: tuple[int, ...], image_shape: Shape) -> None:
+    def __init__(self, capsules: Shape, config: DecoderConfig, image_shape: Shape) -> None:
         channels, height, width = image_shape
-        sizes = (math.prod(capsules), *hidden)
+        values, size = capsules_as_values(capsules, config.alone)
+        sizes = (size, *config.hidden)
         super().__init__(
-            Rearrange("b o h -> b (o h)"),
+            values,
             *(m for pair in pairwise(sizes) for m in (nn.Linear(*pair), nn.ReLU())),
             nn.Linear(sizes[-1], math.prod(image_shape)),
             nn.Sigmoid(),

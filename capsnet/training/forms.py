@@ -26,14 +26,14 @@ _LARGEST_FREQUENCY_GRID = 256  # positions; beyond it the dense Fourier transfor
 
 
 def encode(model: CapsNet, images: Tensor) -> Tensor:
-    """Class capsules of ``model``, equal to its own forward pass up to rounding.
+    """What the last layer of ``model`` gives, as in its forward pass up to rounding.
 
     Args:
         model: the network; gradients flow to its parameters.
         images: ``[batch, channels, height, width]``, values 0..1.
 
     Returns:
-        Class capsules ``[batch, classes, dim]``.
+        Class capsules ``[batch, classes, dim]``, with their activation if they carry one.
     """
     values = images
     for layer in model.parts().values():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from capsnet.model import CapsNet
+from capsnet.model import CapsNet, head
 from capsnet.training.forms import encode
 from capsnet.training.loss import margin_loss, reconstruction_loss
 
@@ -28,14 +28,13 @@ def training_step(
         optimizer: of its parameters.
         images: ``[batch, channels, height, width]``, values 0..1.
         labels: int64 ``[batch]``.
-        encoder: gives the class capsules; another form of the same function, for comparisons.
+        encoder: gives what the last layer gives; another form of it, for comparisons.
 
     Returns:
         The loss before the step, and the number of images that were classified correctly.
     """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-        capsules = encoder(model, images)
-        lengths = torch.linalg.vector_norm(capsules, dim=-1)
+        lengths, capsules = head(encoder(model, images), model.activated)
         loss = margin_loss(lengths, labels)
         if model.decoder is not None:
             loss = loss + reconstruction_loss(model.reconstruct(capsules, labels), images)

@@ -28,7 +28,7 @@ from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path
-from capsnet.model import CapsNet
+from capsnet.model import CapsNet, head
 from capsnet.training.forms import encode
 from capsnet.training.step import reuse_freed_memory, training_step
 
@@ -300,15 +300,17 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
-    """Share of the images that the model classifies correctly."""
+    """Share of the images that the model classifies correctly, in evaluation mode."""
     device = next(model.parameters()).device
     correct = 0
+    model.eval()
     with torch.no_grad():
         for start in range(0, len(test_set.images), _EVALUATION_BATCH):
             images, labels = (a[start : start + _EVALUATION_BATCH] for a in test_set)
             capsules = encode(model, torch.from_numpy(images).to(device).float() / 255)
-            predicted = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
+            predicted = head(capsules, model.activated)[0].argmax(-1)
             correct += int((predicted.cpu() == torch.from_numpy(labels)).sum())
+    model.train()
     return correct / len(test_set.images)
 
 

@@ -45,24 +45,50 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How capsules are laid out between two lowered layers.
+    """How capsules or features are laid out between two lowered layers.
 
-    The readable layout is ``[batch, capsules, dim]``; what is not capsules has no other.
+    The readable layout of capsules is ``[batch, capsules, dim]``, of features ``[batch, channels,
+    height, width]``.
 
     Attributes:
-        dim_first: whether they are ``[batch, dim, capsules]``.
+        dim_first: whether capsules are ``[batch, dim, capsules]``.
         places: int64 ``[capsules]``: where each of the readable layer's capsules lies; None for all
             in their own places.
+        affine: scale and shift ``[channels]`` that features still lack: the next layer folds them
+            into its weights. None for none.
     """
 
     dim_first: bool = False
     places: Tensor | None = None
+    affine: tuple[Tensor, Tensor] | None = None
 
-    def to_readable(self, capsules: Tensor) -> Tensor:
-        """Capsules of this layout as the readable layer would give them."""
+    def to_readable(self, values: Tensor) -> Tensor:
+        """Values of this layout as the readable layer would give them."""
+        if self.affine is not None:
+            scale, shift = (t.to(values)[:, None, None] for t in self.affine)
+            values = values * scale + shift
         if self.dim_first:
-            capsules = capsules.mT
-        return capsules if self.places is None else capsules[:, self.places]
+            values = values.mT
+        return values if self.places is None else values[:, self.places]
+
+    def fold_into(self, conv: nn.Conv2d) -> nn.Conv2d:
+        """A convolution without padding that takes these features instead of readable ones.
+
+        Args:
+            conv: takes the readable ones; it is left as it is.
+        """
+        folded = copy.deepcopy(conv)
+        if self.affine is None:
+            return folded
+        assert conv.padding == (0, 0), "the shift of a channel is not zero around an image"
+        scale, shift = (t.double().view(conv.groups, 1, -1, 1, 1) for t in self.affine)
+        weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))
+        bias = (weight * shift).sum((2, 3, 4)).flatten()
+        if conv.bias is not None:
+            bias = bias + conv.bias.detach()
+        folded.weight = nn.Parameter((weight * scale).flatten(0, 1).to(conv.weight))
+        folded.bias = nn.Parameter(bias.to(conv.weight))
+        return folded
 
 
 READABLE = Layout()
@@ -125,9 +151,12 @@ class AsWritten(LoweredLayer):
         self.as_written = copy.deepcopy(layer)
         self._dim_first = layout.dim_first
         self.register_buffer("places", layout.places, persistent=False)
+        affine = None if layout.affine is None else torch.stack(layout.affine)
+        self.register_buffer("affine", affine, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        given = Layout(self._dim_first, self.places)  # type: ignore[arg-type]
+        affine = None if self.affine is None else (self.affine[0], self.affine[1])
+        given = Layout(self._dim_first, self.places, affine)  # type: ignore[arg-type]
         result: Tensor = self.as_written(given.to_readable(values))
         return result
 

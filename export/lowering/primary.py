@@ -34,7 +34,7 @@ class LoweredPrimary(LoweredLayer):
         config = layer.config
         self.dim, self.squashes = config.dim, layer.squashes
         self.forms = {"convolution": "winograd" if winograd else "direct"}
-        direct = _in_order(layer)
+        direct = given.layout.fold_into(_in_order(layer))
         self.conv = WinogradConv2d(direct, given.shape[1]) if winograd else direct
         grid = positions(given.shape, config.kernel, config.stride)
         count = config.groups * grid[0] * grid[1]

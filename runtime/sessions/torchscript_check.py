@@ -25,6 +25,7 @@ _PLAIN_CALLS = {"int", "float", "bool", "annotate", "unchecked_cast"}
 _PRIM = {"ops.prim.NumToTensor"}
 _TYPES = {"Tensor", "int", "float", "bool", "List", "Tuple", "Optional", "number", "Device"}
 _FRESH = {"torch.add", "torch.div", "torch.mul", "torch.sub"}  # they give new memory
+_FRESH |= {f"{name}_" for name in _FRESH}  # and these, that of what they may change
 _NODES = (
     *(ast.Assign, ast.Return, ast.Expr, ast.Call, ast.Name, ast.Attribute, ast.Constant, ast.List),
     *(ast.Tuple, ast.UnaryOp, ast.USub, ast.Load, ast.Store, ast.keyword, ast.Subscript),

@@ -14,12 +14,34 @@ import capsnet.layers
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ConfigError
 from capsnet.layers import KINDS
-from capsnet.layers.base import LayerConfig, require_positive
+from capsnet.layers.activated import ActivatedConfig
+from capsnet.layers.attention import AttentionConfig
+from capsnet.layers.base import AnyDecoderConfig, Kind, LayerConfig, require_positive
+from capsnet.layers.convolutional import ConvolutionalConfig
+from capsnet.layers.convolutions import Convolution, ConvolutionsConfig
+from capsnet.layers.decoder import DecoderConfig
+from capsnet.layers.depthwise import DepthwiseConfig
 from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.em import EMConfig
 from capsnet.layers.primary import PrimaryConfig
+from capsnet.layers.self_routing import SelfRoutingConfig
 from capsnet.layers.stem import ConvConfig
+from capsnet.layers.transposed import TransposedConfig
 
-LAYERS = {"conv": ConvConfig(), "primary": PrimaryConfig(), "dynamic": DynamicConfig(10, 16)}
+LAYERS = {
+    "conv": ConvConfig(),
+    "primary": PrimaryConfig(),
+    "dynamic": DynamicConfig(10, 16),
+    "convolutions": ConvolutionsConfig((Convolution(4, 3, batch_norm=True),)),
+    "depthwise": DepthwiseConfig(),
+    "attention": AttentionConfig(10, 16),
+    "activated": ActivatedConfig(),
+    "self-routing": SelfRoutingConfig(10, 16),
+    "em": EMConfig(10),
+    "convolutional": ConvolutionalConfig((6, 6), 3, SelfRoutingConfig(8, 16), 2),
+    "dense": DecoderConfig((7, 8), alone=True),
+    "transposed": TransposedConfig((5, 4)),
+}
 
 
 def test_the_table_lists_every_module_that_defines_a_kind():
@@ -27,7 +49,7 @@ def test_the_table_lists_every_module_that_defines_a_kind():
     for module in pkgutil.iter_modules(capsnet.layers.__path__):
         names = vars(importlib.import_module(f"capsnet.layers.{module.name}"))
         for value in names.values():
-            if isinstance(value, type) and issubclass(value, LayerConfig) and "kind" in vars(value):
+            if isinstance(value, type) and issubclass(value, Kind) and "kind" in vars(value):
                 assert value.__module__.rpartition(".")[2] in KINDS.values()
                 found[value.kind] = value.__module__.rpartition(".")[2]
     assert found == KINDS
@@ -37,8 +59,8 @@ def test_the_table_lists_every_module_that_defines_a_kind():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_found_without_importing_its_module_first(kind):
     code = (
-        "from capsnet.layers.base import LayerConfig; "
-        f"print(LayerConfig.of_kind({kind!r}).__module__)"
+        "from capsnet.layers.base import Kind; Kind.sort = 'any'; "
+        f"print(Kind.of_kind({kind!r}).__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"capsnet.layers.{KINDS[kind]}"
@@ -48,7 +70,8 @@ def test_a_kind_is_found_without_importing_its_module_first(kind):
 def test_a_configuration_comes_back_from_json_by_its_kind(kind):
     values = json.loads(json.dumps(to_values(LAYERS[kind])))
     assert values["kind"] == kind
-    assert from_values(LayerConfig, values) == LAYERS[kind]
+    sort = AnyDecoderConfig if kind in ("dense", "transposed") else LayerConfig
+    assert from_values(sort, values) == LAYERS[kind]
     assert from_values(type(LAYERS[kind]), values) == LAYERS[kind]
 
 
@@ -70,6 +93,13 @@ def test_another_sort_of_layer_is_refused_where_one_is_asked_for():
         (ConvConfig(5, 3), (2, 9, 11), (5, 7, 9)),
         (PrimaryConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
         (DynamicConfig(6, 5), (36, 4), (6, 5)),
+        (ConvolutionsConfig((Convolution(4, 3, 2, 1), Convolution(5, 2))), (2, 9, 11), (5, 4, 5)),
+        (DepthwiseConfig(2, 3, 2), (6, 9, 7), (3 * 4 * 3, 2)),
+        (AttentionConfig(6, 5), (36, 4), (6, 5)),
+        (ActivatedConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 5)),
+        (SelfRoutingConfig(6, 5), (36, 4), (6, 6)),
+        (EMConfig(6, 2), (36, 5), (6, 5)),
+        (ConvolutionalConfig((4, 3), 2, DynamicConfig(6, 5)), (36, 4), (3 * 2 * 6, 5)),
     ],
 )
 def test_a_layer_gives_the_shape_that_its_configuration_says(layer, shape, expected):
@@ -97,7 +127,7 @@ def test_a_layer_refuses_what_it_cannot_take(layer, shape, message):
 FUTURE = """
 from __future__ import annotations
 from dataclasses import dataclass
-from capsnet.layers.base import LayerConfig, require_positive
+from capsnet.layers.base import AnyDecoderConfig, Kind, LayerConfig, require_positive
 
 @dataclass(frozen=True)
 class FutureConfig(LayerConfig, kind="future"):
