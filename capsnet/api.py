@@ -43,8 +43,6 @@ __all__ = [
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-_BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
-
 
 def load(checkpoint: str | Path = "mnist") -> "CapsNet":
     """Read a trained network.
@@ -295,12 +293,12 @@ def compare(
     from capsnet.checkpoint import load_checkpoint
     from capsnet.runtime.bench.candidates import Artifact, Eager
     from capsnet.runtime.bench.encoder import benchmark_encoder
-    from capsnet.runtime.bench.harness import Settings
+    from capsnet.runtime.bench.harness import IMAGES, Settings
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.reference import EagerModel
 
     with tempfile.TemporaryDirectory() as folder:
-        request = _request(checkpoint, images, None, Path(folder), samples=_BENCH_IMAGES)
+        request = _request(checkpoint, images, None, Path(folder), samples=IMAGES)
         model = load_checkpoint(request.checkpoint)
         given = load_images(request, model.config, "").images
         candidates = [

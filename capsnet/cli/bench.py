@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["bench_command"]
 
 _SCORED_IMAGES = 1000  # that accuracies are counted on
-_BENCH_IMAGES = 32  # real images that candidates are proven on, and that batches repeat
 _FEWEST_ROUNDS = 7  # with fewer, the bootstrap interval has no useful end
 
 
@@ -161,9 +160,10 @@ def bench_command(
         raise click.UsageError(f"--profile goes with --part {others}")
     out.reserve({}, {"the checkpoint": asked.checkpoint})
     from capsnet.runtime.bench.harness import Settings
+    from capsnet.runtime.bench.machine import describe_machine
+    from capsnet.runtime.bench.plot import check_plot
     from capsnet.runtime.bench.profile import profile_table
-    from capsnet.runtime.bench.tables import bench_table, check_plot
-    from capsnet.runtime.certificate import environment
+    from capsnet.runtime.bench.tables import bench_table, noise_notes
     from capsnet.runtime.sessions.threads import usable_cpus
 
     if plot_file is not None:
@@ -172,10 +172,11 @@ def bench_command(
     with out.console.status("exporting") as status:
         settings = Settings(batches, rounds, device, threads, on_progress=status.update)
         results, profiles = _measured(asked, rows, settings, profile)
-    out.console.print(bench_table(results))
+    machine = describe_machine()
+    out.console.print(bench_table(results), *noise_notes(results), sep="\n")
     for item in profiles:
         out.console.print(profile_table(item))
-    _write(results, csv_file, plot_file)
+    _write(results, machine, csv_file, plot_file)
     out.write_json(
         {
             "results": [dataclasses.asdict(result) for result in results],
@@ -183,7 +184,7 @@ def bench_command(
             "part": asked.part,
             "rounds": rounds,
             "threads": threads,
-            "environment": environment(),
+            "environment": machine,
         }
     )
     _raise_if_wrong(results)
@@ -196,6 +197,7 @@ def _measured(
     from capsnet.checkpoint import load_checkpoint
     from capsnet.data.calibration import calibration_images
     from capsnet.runtime.bench.candidates import Artifact
+    from capsnet.runtime.bench.harness import IMAGES
     from capsnet.runtime.sessions.opening import artifact_format
 
     formats = {path: artifact_format(path) for path in asked.artifacts}  # an error, if it is none
@@ -203,7 +205,7 @@ def _measured(
     calibration = None
     if asked.calibrated:
         calibration = calibration_images(asked.calibrate, model.config.image_shape)
-    images, _ = _images(asked, model, _BENCH_IMAGES)
+    images, _ = _images(asked, model, IMAGES)
     with tempfile.TemporaryDirectory() as name:
         candidates = [
             row.make(model, asked.checkpoint, Path(name), calibration) for row in rows
@@ -277,22 +279,30 @@ def _profiles(
     ]
 
 
-def _write(results: "Sequence[Result]", csv_file: Path | None, plot_file: Path | None) -> None:
+def _write(
+    results: "Sequence[Result]",
+    machine: Mapping[str, str],
+    csv_file: Path | None,
+    plot_file: Path | None,
+) -> None:
     from capsnet.files import atomic_path
-    from capsnet.runtime.bench.tables import draw_plot, write_csv
+    from capsnet.runtime.bench.plot import draw_plot
+    from capsnet.runtime.bench.tables import write_csv
 
-    for file, write in ((csv_file, write_csv), (plot_file, draw_plot)):
-        if file is not None:
-            with atomic_path(file) as temporary:
-                write(results, temporary)
+    if csv_file is not None:
+        with atomic_path(csv_file) as temporary:
+            write_csv(results, temporary)
+    if plot_file is not None:
+        with atomic_path(plot_file) as temporary:
+            draw_plot(results, machine, temporary)
 
 
 def _raise_if_wrong(results: "Sequence[Result]") -> None:
-    """A candidate without a speed is a wrong result; torch.compile may lack its compiler."""
+    """A candidate without a speed is a wrong result, unless the machine lacks what it may lack."""
     failed = {
         result.candidate: result.failure
         for result in results
-        if result.failure is not None and result.candidate != "compile"
+        if result.failure is not None and not result.excused
     }
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())

@@ -14,6 +14,9 @@ Needs neither torch nor onnxruntime until one is opened.
 
 import functools
 import itertools
+import os
+import shutil
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 
 from capsnet.artifact import METADATA_KEY, OUTPUT_NAMES, ArtifactMetadata
-from capsnet.errors import ArtifactError, ConfigError
+from capsnet.errors import ArtifactError, ConfigError, DeviceError
 from capsnet.runtime.sessions.base import Arrays, Device, Images
 from capsnet.runtime.sessions.cuda import CUDA
 
@@ -86,9 +89,12 @@ class Candidate(ABC):
         baseline: whether the ratios of the others to this one are of interest.
         precision: the one whose budget judges it; None for that of the artifact, and fp32 where
             there is none.
+        optional: of the kind: whether the others are a result without it where the machine lacks
+            what it needs, which :meth:`open` says by a DeviceError. All else is a failure.
     """
 
     kind: ClassVar[str]
+    optional: ClassVar[bool] = False
     _known: ClassVar[dict[str, type["Candidate"]]] = {}
 
     name: str
@@ -123,6 +129,7 @@ class Candidate(ABC):
             threads: to compute with.
 
         Raises:
+            DeviceError: if the machine lacks what it needs.
             CapsNetError: if it cannot be opened there.
         """
 
@@ -305,13 +312,28 @@ class Compiled(Eager, kind="compile"):
         mode: of the compilation.
     """
 
+    optional = True
+
     mode: str = field(default="default", kw_only=True)
 
     def load(self, device: str) -> "_Network":
         import torch
 
+        if device == "cpu":
+            _require_compiler()
         network: _Network = torch.compile(super().load(device), mode=self.mode)
         return network
+
+
+def _require_compiler() -> None:
+    """Raise DeviceError where torch.compile finds nothing that compiles C++ for the CPU."""
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if shutil.which(compiler) is None:
+        raise DeviceError(
+            f"torch.compile needs a C++ compiler, and there is no {compiler}: install it, or name "
+            "yours in the environment variable CXX"
+        )
 
 
 @dataclass(frozen=True)

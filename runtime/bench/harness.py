@@ -11,15 +11,18 @@ import numpy as np
 
 from capsnet.definitions import own_definitions
 from capsnet.documents import from_values, to_values
-from capsnet.errors import ArtifactError, CapsNetError, ConfigError, DataError
+from capsnet.errors import ArtifactError, CapsNetError, ConfigError, DataError, DeviceError
 from capsnet.runtime.bench.candidates import Candidate
-from capsnet.runtime.bench.statistics import Ratio, Summary, is_stable, ratio, summarise
+from capsnet.runtime.bench.statistics import Ratio, Summary, is_stable, noise, ratio, summarise
 from capsnet.runtime.bench.worker import About, Memory
 from capsnet.runtime.process import ChildProcess, ChildProcessEnded
 from capsnet.runtime.sessions.base import Arrays, Device, Images
 from capsnet.runtime.sessions.threads import usable_cpus
 
-__all__ = ["Proven", "Result", "Settings", "Start", "Worker", "cycled", "measure"]
+__all__ = ["IMAGES", "Proven", "Result", "Settings", "Start", "Worker", "cycled", "measure"]
+
+IMAGES = 32
+"""Real images that candidates are proven on, and that batches repeat."""
 
 _BURST = 0.25  # seconds of calls of one candidate in one round
 _FEWEST_CALLS = 3
@@ -69,7 +72,9 @@ class Result:
         batch: images a call.
         device: where it ran.
         failure: why there is no speed: it cannot run, or computes wrong numbers. Then every field
-            below is None or empty.
+            below but the next is None or empty.
+        excused: whether the failure is that the machine lacks what an optional candidate needs.
+        noise: why its timings are no ground for a verdict; None where they are.
         latency: seconds a call.
         images_per_second: at the median latency.
         ratios: to each other candidate that is a baseline and was timed; above 1, this one is
@@ -85,6 +90,8 @@ class Result:
     batch: int
     device: str | None
     failure: str | None
+    excused: bool = False
+    noise: str | None = None
     latency: Summary | None = None
     images_per_second: float | None = None
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
@@ -210,7 +217,7 @@ def measure(
     if len(set(names)) < len(names):
         raise ConfigError(f"candidates need different names, got {', '.join(names)}")
     workers: dict[str, Worker] = {}
-    failures: dict[str, str] = {}
+    failures: dict[str, CapsNetError] = {}
     proven: dict[str, Proven] = {}
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
@@ -225,7 +232,7 @@ def measure(
             try:
                 proven[candidate.name] = prove(candidate, start)
             except CapsNetError as error:
-                failures[candidate.name] = str(error)
+                failures[candidate.name] = error
                 if candidate.name in workers:
                     workers[candidate.name].close()
         for batch in settings.batches:
@@ -237,7 +244,9 @@ def measure(
                     results.append(_result(candidate, batch, proven[name], timed, candidates))
                     continue
                 device = workers[name].about.device if name in workers else None
-                results.append(Result(name, batch, device, (failures | failed)[name]))
+                error = (failures | failed)[name]
+                excused = candidate.optional and isinstance(error, DeviceError)
+                results.append(Result(name, batch, device, str(error), excused))
     return tuple(results)
 
 
@@ -255,18 +264,20 @@ def _result(
 ) -> Result:
     about, timing = proven.worker.about, timed[candidate.name]
     summary = summarise(timing.seconds)
+    ratios = {
+        other.name: ratio(timed[other.name].seconds, timing.seconds)
+        for other in candidates
+        if other.baseline and other.name in timed and other.name != candidate.name
+    }
     return Result(
         candidate=candidate.name,
         batch=batch,
         device=about.device,
         failure=None,
+        noise=noise(summary, ratios),
         latency=summary,
         images_per_second=batch / summary.p50,
-        ratios={
-            other.name: ratio(timed[other.name].seconds, timing.seconds)
-            for other in candidates
-            if other.baseline and other.name in timed and other.name != candidate.name
-        },
+        ratios=ratios,
         accuracy=proven.accuracy,
         open_seconds=about.open_seconds,
         idle_bytes=about.idle_bytes,
@@ -277,10 +288,10 @@ def _result(
 
 def _time(
     proven: Mapping[str, Proven], batch: int, rounds: int
-) -> tuple[dict[str, _Timing], dict[str, str]]:
+) -> tuple[dict[str, _Timing], dict[str, CapsNetError]]:
     """The timing of each candidate that can be timed; and what failed, why."""
     timed: dict[str, _Timing] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, CapsNetError] = {}
     counts: dict[str, int] = {}
     for name, candidate in proven.items():
         try:
@@ -288,14 +299,14 @@ def _time(
             counts[name] = _warm_up(candidate.worker)
             timed[name] = _Timing([], memory)
         except CapsNetError as error:
-            failed[name] = str(error)
+            failed[name] = error
     order = list(timed)
     for _ in range(rounds):
         for name in (name for name in order if name in timed):
             try:
                 timed[name].seconds.append(proven[name].worker.time(counts[name]))
             except CapsNetError as error:
-                failed[name] = str(error)
+                failed[name] = error
                 del timed[name]
         order = [*order[1:], *order[:1]]
     return timed, failed

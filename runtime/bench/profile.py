@@ -1,9 +1,11 @@
 """Where an ONNX artifact spends its time, and how close that is to what the hardware can do."""
 
+import functools
 import json
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import onnxruntime
 from rich.table import Table
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
+from capsnet.runtime.bench.harness import cycled
+from capsnet.runtime.bench.onnx_files import read_model, run_model
 from capsnet.runtime.bench.operations import network_operations
 from capsnet.runtime.sessions.onnx import create_session
 
@@ -87,20 +91,26 @@ def profile_onnx(
 
     Returns:
         The profile.
+
+    Raises:
+        ArtifactError: if the file cannot be read, holds anything but a network, or does not run.
     """
-    model = onnx.load(path)
+    model = read_model(path)
+    content = model.SerializeToString()
     [document] = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     metadata = ArtifactMetadata.from_json(document)
     # A fixed batch size is the one that there is to profile.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or batch
-    feed = {model.graph.input[0].name: images[np.arange(batch) % len(images)]}
-    seconds = _median_seconds(create_session(path, threads=threads), feed)
+    given = cycled(images, batch)
+
+    def timed(session: onnxruntime.InferenceSession) -> float:
+        return _median_seconds(lambda: run_model(session, given, str(path)))
+
+    seconds = timed(create_session(content, threads=threads, name=str(path)))
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder, "profile"))
-        profiled = create_session(path, threads=threads, profile_prefix=prefix)
-        profiled.run(None, feed)
-        for _ in range(_CALLS):
-            profiled.run(None, feed)
+        profiled = create_session(content, threads=threads, profile_prefix=prefix, name=str(path))
+        timed(profiled)
         events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     return Profile(
         candidate=name,
@@ -178,12 +188,12 @@ def profile_table(profile: Profile) -> Table:
     return table
 
 
-def _median_seconds(session: onnxruntime.InferenceSession, feed: dict[str, Any]) -> float:
-    session.run(None, feed)
+def _median_seconds(call: Callable[[], object]) -> float:
+    call()
     seconds = []
     for _ in range(_CALLS):
         started = time.perf_counter()
-        session.run(None, feed)
+        call()
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
 
@@ -226,5 +236,6 @@ def _hardware_limit(threads: int | None) -> float:
         )
         feed = {name: random.random((size, size), np.float32) for name in "ab"}
         session = create_session(model.SerializeToString(), threads=threads)
-        speeds.append(2 * size**3 / _median_seconds(session, feed))
+        run = functools.partial(session.run, None, feed)
+        speeds.append(2 * size**3 / _median_seconds(run))
     return max(speeds)

@@ -10,9 +10,11 @@ import onnx
 from capsnet.errors import ArtifactError, ResultError, first_line
 from capsnet.runtime.bench.candidates import Candidate, PlainOnnx
 from capsnet.runtime.bench.harness import Proven, Result, Settings, Start, measure
+from capsnet.runtime.bench.onnx_files import read_model, run_model
 from capsnet.runtime.bench.parity import Reference, require_parity
 from capsnet.runtime.sessions.base import Images
 from capsnet.runtime.sessions.onnx import create_session
+from capsnet.runtime.sessions.opening import artifact_format
 
 __all__ = ["benchmark_routing", "cut_routing"]
 
@@ -71,28 +73,26 @@ def cut_routing(path: Path, images: Images, folder: Path) -> tuple[Path, Images]
         in the layout that it takes them.
 
     Raises:
-        ArtifactError: if the file is not ONNX, or has no primary capsules.
+        ArtifactError: if the file is not ONNX, has no primary capsules, or does not run.
     """
+    if artifact_format(path) != "onnx":
+        raise ArtifactError(f"only the routing of ONNX files can be cut out, and {path} is none")
+    model = read_model(path)
     try:
-        model = onnx.load(path)
         extractor = onnx.utils.Extractor(model)
         cut = _primary_capsules(model.graph)
         head = extractor.extract_model([model.graph.input[0].name], [cut])
         tail = extractor.extract_model([cut], [output.name for output in model.graph.output])
-    except Exception as error:  # of protobuf, of onnx, and of the extractor
-        raise ArtifactError(f"only the routing of ONNX files can be cut out: {path}") from error
-    own = Path(tempfile.mkdtemp(dir=folder))
-    files = [own / "head.onnx", own / "tail.onnx"]
-    for file, part in zip(files, (head, tail), strict=True):
-        onnx.save(part, file)
-    session = create_session(files[0], "cpu")
-    try:
-        [capsules] = session.run([cut], {session.get_inputs()[0].name: images})
-    except Exception as error:  # onnxruntime's own errors have many kinds
+    except Exception as error:  # the extractor's own errors have many kinds
         raise ArtifactError(
-            f"the head of {path} does not take {len(images)} images: {first_line(error)}"
+            f"the routing of {path} cannot be cut out: {first_line(error)}"
         ) from error
-    return files[1], capsules
+    what = f"the head of {path}"
+    session = create_session(head.SerializeToString(), name=what)
+    capsules = run_model(session, images, what)[cut]
+    file = Path(tempfile.mkdtemp(dir=folder), "tail.onnx")
+    onnx.save(tail, file)
+    return file, capsules
 
 
 def _primary_capsules(graph: onnx.GraphProto) -> str:

@@ -1,25 +1,37 @@
 """Statistics of timings: percentiles, and ratios with an interval that says what is noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Ratio", "Summary", "is_stable", "ratio", "summarise"]
+__all__ = ["Ratio", "Summary", "is_stable", "noise", "ratio", "summarise"]
 
 _RESAMPLES = 2000
 _LARGEST_LOG = 20.0
 _LEVEL = 0.99
 _STABLE = 0.05  # change of the median from one burst to the next
+_LONG_TAIL = 10.0  # times the median: a machine that does something else while it is timed
+_WIDEST = 2.0  # upper end of a ratio's interval by its lower one: beyond it nothing is decided
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Latencies of one candidate, in seconds a call."""
+    """Latencies of one candidate, in seconds a call.
+
+    Attributes:
+        p50: median of all calls.
+        p90: what one call in ten exceeds.
+        p99: what one call in a hundred exceeds.
+        fastest: smallest median of a round.
+        slowest: largest median of a round.
+    """
 
     p50: float
     p90: float
     p99: float
+    fastest: float
+    slowest: float
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,28 @@ class Ratio:
 
 
 def summarise(rounds: Sequence[Sequence[float]]) -> Summary:
-    """Percentiles over all calls of all rounds."""
+    """Percentiles over all calls of all rounds, and the range of the rounds."""
     p50, p90, p99 = np.percentile(np.concatenate([np.asarray(r) for r in rounds]), (50, 90, 99))
-    return Summary(float(p50), float(p90), float(p99))
+    medians = [np.median(r) for r in rounds]
+    return Summary(float(p50), float(p90), float(p99), float(min(medians)), float(max(medians)))
+
+
+def noise(latency: Summary, ratios: Mapping[str, Ratio]) -> str | None:
+    """Why these timings are no ground for a verdict, in words; None where they are.
+
+    Args:
+        latency: of a candidate.
+        ratios: of it to others, by their names.
+    """
+    found = []
+    if latency.p99 >= _LONG_TAIL * latency.p50:
+        found.append(f"p99 is {latency.p99 / latency.p50:.0f} times p50")
+    for name, ratio in ratios.items():
+        if ratio.high > _WIDEST * ratio.low:
+            found.append(
+                f"the ratio to {name} is anywhere from {ratio.low:.2g} to {ratio.high:.2g}"
+            )
+    return ", ".join(found) or None
 
 
 def ratio(baseline: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]) -> Ratio:

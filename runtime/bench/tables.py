@@ -1,7 +1,6 @@
-"""Benchmark results as a table for a terminal, as CSV, and as a picture."""
+"""Benchmark results as a table for a terminal, and as CSV."""
 
 import csv
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from capsnet.errors import DeviceError
 from capsnet.runtime.bench.harness import Result
-from capsnet.runtime.bench.statistics import Ratio
 
-__all__ = ["bench_table", "check_plot", "draw_plot", "tables_as_markdown", "write_csv"]
+__all__ = ["bench_table", "noise_notes", "tables_as_markdown", "write_csv"]
 
 _PAGE_WIDTH = 200  # columns
 
@@ -22,7 +19,8 @@ _PAGE_WIDTH = 200  # columns
 def bench_table(results: Sequence[Result]) -> Table:
     """One row for every candidate and batch size.
 
-    Where the interval of a ratio holds 1, it says that there is no (significant) difference.
+    Where the interval of a ratio holds 1, it says that there is no (significant) difference; where
+    the timings are no ground for a verdict, that they are too noisy.
     """
     baselines = _baselines(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -48,7 +46,7 @@ def bench_table(results: Sequence[Result]) -> Table:
             *([_share(result.accuracy)] if scored else []),
             *(f"{1e3 * seconds:.2f}" for seconds in (latency.p50, latency.p90, latency.p99)),
             f"{result.images_per_second:.0f}",
-            *(_ratio(result.ratios.get(name)) for name in baselines),
+            *(_ratio(result, name) for name in baselines),
             f"{result.open_seconds:.2f}",
             *(f"{(size or 0) / 1e6:.0f}" for size in (result.idle_bytes, result.peak_bytes)),
             *([f"{(result.device_bytes or 0) / 1e6:.0f}"] if on_gpu else []),
@@ -56,11 +54,23 @@ def bench_table(results: Sequence[Result]) -> Table:
     return table
 
 
+def noise_notes(results: Sequence[Result]) -> list[str]:
+    """A line that says where the machine was too noisy for a verdict; none where it was not."""
+    noisy = [r for r in results if r.noise is not None]
+    if not noisy:
+        return []
+    where = "; ".join(f"{r.candidate} at batch {r.batch}: {r.noise}" for r in noisy)
+    return [
+        f"The machine was too noisy for a verdict ({where}): measure again while nothing else "
+        "runs, or with more --rounds"
+    ]
+
+
 def tables_as_markdown(titled: Mapping[str, Sequence[Result]]) -> str:
     """The tables of several benchmarks, each under its title, as a block of Markdown."""
     console = Console(width=_PAGE_WIDTH, file=io.StringIO(), record=True)
     for title, results in titled.items():
-        console.print(f"{title}\n", bench_table(results), "")
+        console.print(f"{title}\n", bench_table(results), *noise_notes(results), "")
     return "".join(f"    {line}".rstrip() + "\n" for line in console.export_text().splitlines())
 
 
@@ -72,9 +82,12 @@ def _baselines(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.ratios))
 
 
-def _ratio(ratio: Ratio | None) -> str:
+def _ratio(result: Result, baseline: str) -> str:
+    ratio = result.ratios.get(baseline)
     if ratio is None:
         return ""
+    if result.noise is not None:
+        return f"too noisy ({ratio.low:.2f}-{ratio.high:.2f})"
     if not ratio.significant:
         return "no significant difference"
     return f"{ratio.estimate:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
@@ -95,51 +108,6 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
         writer.writerows(rows)
 
 
-def check_plot() -> None:
-    """Raise DeviceError where there is nothing to draw a plot with."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DeviceError(
-            "a plot is drawn with matplotlib, which is not installed: "
-            'pip install "capsnet-export[plot]"'
-        )
-
-
-def draw_plot(results: Sequence[Result], path: Path) -> None:
-    """Draw images a second and milliseconds an image over the batch size.
-
-    Args:
-        results: of a benchmark.
-        path: the PNG file to write.
-
-    Raises:
-        DeviceError: if matplotlib is not installed.
-    """
-    check_plot()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    throughput, latency = figure.subplots(1, 2)
-    timed = [result for result in results if result.latency is not None]
-    sizes = sorted({result.batch for result in timed})
-    for name in dict.fromkeys(result.candidate for result in timed):
-        own = [result for result in timed if result.candidate == name]
-        batches = [result.batch for result in own]
-        speeds = [result.images_per_second or 0.0 for result in own]
-        calls = [1e3 * result.latency.p50 for result in own if result.latency is not None]
-        throughput.plot(batches, speeds, marker="o", label=name)
-        latency.plot(batches, calls, marker="o", label=name)
-    for axes, title in ((throughput, "images a second"), (latency, "milliseconds a call (median)")):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_xlabel("batch size")
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-    latency.set_yscale("log")
-    throughput.set_ylim(bottom=0)
-    throughput.legend()
-    figure.savefig(path, format="png", dpi=120)
-
-
 def _flat(result: Result, baselines: Sequence[str]) -> dict[str, object]:
     latency = result.latency
     row: dict[str, object] = {
@@ -147,6 +115,7 @@ def _flat(result: Result, baselines: Sequence[str]) -> dict[str, object]:
         "batch": result.batch,
         "device": result.device,
         "failure": result.failure,
+        "noise": result.noise,
         "p50_s": latency and latency.p50,
         "p90_s": latency and latency.p90,
         "p99_s": latency and latency.p99,

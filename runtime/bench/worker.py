@@ -131,10 +131,12 @@ def _used_device_bytes() -> int:
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
         return 0
     # The primary context is the one that torch and onnxruntime use, too.
-    driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        return 0
     driver.cuCtxPushCurrent_v2(context)
     driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
     driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    driver.cuDevicePrimaryCtxRelease_v2(device)
     return total.value - free.value
 
 

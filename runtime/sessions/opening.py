@@ -17,7 +17,7 @@ from capsnet.formats import FORMATS, Format
 from capsnet.runtime.certificate import require_certificate as certificate_notes
 from capsnet.runtime.sessions.base import Session
 
-__all__ = ["artifact_format", "open_session"]
+__all__ = ["artifact_format", "open_session", "read_artifact"]
 
 # What zipfile raises where the directory of an archive is damaged.
 _DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError, IndexError)
@@ -35,7 +35,7 @@ def artifact_format(path: str | Path) -> str:
     Raises:
         ArtifactError: if the file cannot be read, or is of no format that the toolkit exports.
     """
-    return _recognised(Path(path), _read(Path(path))).name
+    return _recognised(Path(path), read_artifact(Path(path))).name
 
 
 def open_session(
@@ -73,7 +73,7 @@ def open_session(
             there.
     """
     path = Path(path)
-    content = _read(path)
+    content = read_artifact(path)
     digest = hashlib.sha256(content).hexdigest()
     notes = certificate_notes(path, digest) if require_certificate else ()
     row = _recognised(path, content)
@@ -101,7 +101,13 @@ def open_session(
     return session
 
 
-def _read(path: Path) -> bytes:
+def read_artifact(path: Path) -> bytes:
+    """All bytes of an artifact file.
+
+    Raises:
+        ArtifactError: if it cannot be read.
+        DeviceError: if there is too little memory for it.
+    """
     try:
         return read_file(path)
     except OSError as error:

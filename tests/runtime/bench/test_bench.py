@@ -18,14 +18,15 @@ from support.networks import SMALL, lively_model, random_images
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.checkpoint import save_checkpoint
+from capsnet.cli.bench import _raise_if_wrong
 from capsnet.cli.main import main
 from capsnet.definitions import load_definitions
 from capsnet.documents import from_values, to_values
-from capsnet.errors import ArtifactError, ConfigError, DataError
+from capsnet.errors import ArtifactError, ConfigError, DataError, ResultError
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
-from capsnet.runtime.bench import harness
+from capsnet.runtime.bench import harness, worker
 from capsnet.runtime.bench.candidates import (
     Artifact,
     Candidate,
@@ -37,10 +38,12 @@ from capsnet.runtime.bench.candidates import (
 )
 from capsnet.runtime.bench.encoder import benchmark_encoder
 from capsnet.runtime.bench.harness import Settings, Worker
+from capsnet.runtime.bench.machine import describe_machine
 from capsnet.runtime.bench.operations import network_operations
+from capsnet.runtime.bench.plot import draw_plot
 from capsnet.runtime.bench.profile import floating_point_operations, profile_onnx, profile_table
 from capsnet.runtime.bench.routing import benchmark_routing, cut_routing
-from capsnet.runtime.bench.tables import bench_table, draw_plot, write_csv
+from capsnet.runtime.bench.tables import bench_table, noise_notes, tables_as_markdown, write_csv
 from capsnet.runtime.bench.training import benchmark_training
 from capsnet.runtime.proof.reference import EagerModel
 
@@ -180,25 +183,87 @@ def test_csv_holds_the_measured_numbers(results, tmp_path):
             assert int(row["peak_bytes"]) == result.peak_bytes
 
 
-def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(results, tmp_path, monkeypatch):
+@pytest.fixture
+def noisy(results):
+    """The same, with the naive export too noisy at batch 1."""
+    return [
+        dataclasses.replace(r, noise="p99 is 12 times p50")
+        if (r.candidate, r.batch) == ("onnx-naive", 1)
+        else dataclasses.replace(r, noise=None)
+        for r in results
+    ]
+
+
+def test_a_machine_that_is_too_noisy_is_named_in_text_csv_and_json(noisy, tmp_path):
+    text = tables_as_markdown({"speeds": noisy})
+    assert text.count("too noisy (") == 1
+    assert "onnx-naive at batch 1: p99 is 12 times p50" in text
+    assert noise_notes([r for r in noisy if r.batch != 1]) == []
+    write_csv(noisy, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = [row["noise"] for row in csv.DictReader(file)]
+    assert [bool(row) for row in rows] == [r.noise is not None for r in noisy]
+    assert "12 times p50" in json.dumps([dataclasses.asdict(r) for r in noisy])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
     from matplotlib.figure import Figure
 
-    drawn, savefig = [], Figure.savefig
+    figures, savefig = [], Figure.savefig
 
     def keep(figure, *arguments, **options):
-        drawn.append(figure)
+        figures.append(figure)
         savefig(figure, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    draw_plot(results, tmp_path / "out.png")
+    return figures
+
+
+MACHINE = {"cpu": "Some CPU", "cpus": "2", "torch": "2.13.0"}
+
+
+def test_plot_is_a_picture_with_a_line_for_each_timed_candidate(noisy, tmp_path, drawn):
+    draw_plot(noisy, MACHINE, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     throughput, latency = drawn[0].axes
-    names = {line.get_label() for line in throughput.lines}
-    assert names == {"eager", "onnx-naive", "onnx"}
-    for line in latency.lines:
-        timed = [r for r in results if r.candidate == line.get_label()]
+    assert {bars.get_label() for bars in throughput.containers} == {"eager", "onnx-naive", "onnx"}
+    for bars in latency.containers:
+        timed = [r.latency for r in noisy if r.candidate == bars.get_label()]
+        line, _, [reach] = bars
         assert list(line.get_xdata()) == [1, 40]
-        assert list(line.get_ydata()) == [1e3 * r.latency.p50 for r in timed]
+        assert list(line.get_ydata()) == [1e3 * t.p50 for t in timed]
+        ends = [[y for _, y in segment] for segment in reach.get_segments()]
+        expected = [[1e3 * min(t.fastest, t.p50), 1e3 * max(t.slowest, t.p50)] for t in timed]
+        np.testing.assert_allclose(ends, expected)
+    words = drawn[0].get_supxlabel()
+    assert "Some CPU" in words
+    assert "2.13.0" in words
+    assert "TOO NOISY" in words
+
+
+def test_plot_of_one_batch_size_has_a_bar_for_each_candidate(noisy, tmp_path, drawn):
+    draw_plot([r for r in noisy if r.batch == 1], MACHINE, tmp_path / "out.png")
+    names = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    for axes in drawn[0].axes:
+        filled = [bar.get_facecolor()[3] > 0 for bar in axes.patches]
+        assert dict(zip(names, filled, strict=True)) == {
+            "eager": True,
+            "onnx-naive": False,
+            "onnx": True,
+        }
+        assert axes.get_title().endswith("batch 1")
+    draw_plot([r for r in noisy if r.batch == 40], MACHINE, tmp_path / "out.png")
+    assert "NOISY" not in drawn[1].get_supxlabel()
+
+
+def test_the_machine_is_described_by_its_processor_and_versions(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Some CPU\nmodel name : no\n")
+    found = describe_machine(tmp_path / "cpuinfo")
+    assert found["cpu"] == "Some CPU"
+    assert int(found["cpus"]) >= 1
+    assert {"python", "torch", "numpy"} <= found.keys()
+    assert describe_machine(tmp_path / "absent")["cpu"]
 
 
 @pytest.mark.slow
@@ -234,8 +299,29 @@ def test_file_without_capsules_has_no_routing(tmp_path):
     ]
     graph = onnx.helper.make_graph([node], "none", values[:1], values[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "none.onnx")
-    with pytest.raises(ArtifactError, match=r"none\.onnx"):
+    with pytest.raises(ArtifactError, match=r"none\.onnx cannot .*: the graph has no primary caps"):
         cut_routing(tmp_path / "none.onnx", IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("work", [cut_routing, profile_onnx])
+def test_what_is_no_network_is_refused_before_onnx_parses_it(folder, tmp_path, work, monkeypatch):
+    def foreign(model):
+        model.graph.node[0].domain = "evil"
+
+    (tmp_path / "foreign.onnx").write_bytes(edited(onnx_bytes(), foreign))
+    monkeypatch.setattr(onnx, "load_model_from_string", None)
+    options = (IMAGES, tmp_path) if work is cut_routing else (IMAGES, 1, 1)
+    name = () if work is cut_routing else ("name",)
+    with pytest.raises(ArtifactError, match=r"not what capsnet-export writes: .*evil::"):
+        work(*name, tmp_path / "foreign.onnx", *options)
+
+
+def test_images_that_do_not_fit_are_an_error_with_its_reason(folder, tmp_path):
+    wrong = IMAGES[:, :, :-1]
+    with pytest.raises(ArtifactError, match=r"the head of .* does not take 6 images: .*[Ii]nvalid"):
+        cut_routing(folder / "model.onnx", wrong, tmp_path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx does not take 2 images: .*[Ii]nvalid"):
+        profile_onnx("onnx", folder / "model.onnx", wrong, 2, 1)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_starts(folder, monkeypatch):
@@ -351,6 +437,49 @@ def test_failure_in_a_later_round_takes_the_candidate_out(folder, monkeypatch):
     results = run([eager(folder), Artifact("onnx", folder / "model.onnx")], 2)
     assert [result.failure for result in results] == [None, "out of memory"]
     assert len(calls) == 4
+
+
+@pytest.mark.slow
+def test_only_a_missing_compiler_excuses_torch_compile(folder, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    path = folder / "model.safetensors"
+    results = run(
+        [eager(folder), Compiled("compiled", path), Eager("int8", path, precision="int8")], 1
+    )
+    assert "there is no no-such-compiler" in results[1].failure
+    assert [result.excused for result in results] == [False, True, False]
+    _raise_if_wrong(results[:2])
+    with pytest.raises(ResultError, match="int8: torch computes"):
+        _raise_if_wrong(results)
+    broken = dataclasses.replace(results[1], candidate="compile", excused=False)
+    with pytest.raises(ResultError, match="compile: "):
+        _raise_if_wrong([broken])
+
+
+def test_memory_of_the_gpu_is_read_without_keeping_its_context(monkeypatch):
+    """Contexts that are retained and not released stay for as long as the process."""
+    retained = []
+
+    class Driver:
+        def __getattr__(self, name):
+            return lambda *_: 0
+
+        def cuDevicePrimaryCtxRetain(self, *_):  # noqa: N802
+            retained.append(1)
+            return self.refuses
+
+        def cuDevicePrimaryCtxRelease_v2(self, *_):  # noqa: N802
+            retained.pop()
+            return 0
+
+        refuses = 0
+
+    monkeypatch.setattr(worker.ctypes, "CDLL", lambda _: Driver())
+    assert worker._used_device_bytes() == 0
+    assert retained == []
+    monkeypatch.setattr(Driver, "refuses", 2)  # out of memory: nothing to release
+    assert worker._used_device_bytes() == 0
+    assert retained == [1]
 
 
 # Kinds of candidates
@@ -568,7 +697,7 @@ def test_command_writes_all_that_it_measured(folder, tmp_path, own_images, capsy
     assert [r["candidate"] for r in document["results"]] == names * 2
     assert [p["batch"] for p in document["profiles"]] == [1, 2, 1, 2]
     assert document["rounds"] == 7
-    assert {"python", "torch", "numpy"} <= document["environment"].keys()
+    assert {"cpu", "cpus", "python", "torch", "numpy"} <= document["environment"].keys()
     assert (tmp_path / "out.csv").is_file()
     assert (tmp_path / "out.png").is_file()
     assert "GFLOP/s" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from capsnet.runtime.bench.statistics import is_stable, ratio, summarise
+from capsnet.runtime.bench.statistics import Ratio, Summary, is_stable, noise, ratio, summarise
 
 ROUNDS, CALLS = 9, 20
 
@@ -57,6 +57,21 @@ def test_percentiles_are_over_all_calls():
     assert summary.p50 == pytest.approx(1.5)
     assert summary.p90 == pytest.approx(2.1)
     assert summary.p99 == 3.0
+    assert (summary.fastest, summary.slowest) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("p99", "interval", "expected"),
+    [
+        (9.9, (0.75, 1.45), None),
+        (12.0, (0.75, 1.45), "p99 is 12 times p50"),
+        (1.0, (0.7, 1.5), "the ratio to eager is anywhere from 0.7 to 1.5"),
+        (30.0, (0.5, 2.0), "p99 is 30 times p50, the ratio to eager is anywhere from 0.5 to 2"),
+    ],
+)
+def test_what_is_too_noisy_for_a_verdict_is_said(p99, interval, expected):
+    latency = Summary(1.0, 1.0, p99, 1.0, 1.0)
+    assert noise(latency, {"eager": Ratio(1.0, *interval)}) == expected
 
 
 @pytest.mark.parametrize(
