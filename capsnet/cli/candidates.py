@@ -137,7 +137,8 @@ def _in_tf32(name: str, path: Path, baseline: bool) -> "Candidate":
     """An fp32 file whose products round to the 11 bits of fp16: it is judged as fp16 is."""
     open_as: Any = _kind("PlainOnnx")
     options = {"cuda_options": {"use_tf32": "1"}, "precision": "fp16", "resident": True}
-    return open_as(name, path, baseline=baseline, **options)
+    candidate: Candidate = open_as(name, path, baseline=baseline, **options)
+    return candidate
 
 
 def _step(encoder: str) -> Callable[..., Any]:
