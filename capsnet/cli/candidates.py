@@ -1,6 +1,8 @@
 """The benchmark's built-in candidates: one row each. Needs neither torch nor onnx."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ PARTS: Mapping[str, str] = {
     "encoder": "the whole encoder",
     "routing": "the routing alone (of ONNX files)",
     "training": "a step of training",
+    "resident": "the encoder with its images and outputs kept on the device",
 }
 """What can be timed."""
 
@@ -110,6 +113,34 @@ def _kind(name: str) -> Callable[..., Any]:
     return deferred(f"capsnet.runtime.bench.candidates:{name}")
 
 
+def _resident(
+    name: str,
+    kind: str,
+    exported: Exported | None = None,
+    precisions: Sequence[str] = ("fp32", "fp16"),
+    **options: Any,
+) -> list[BuiltIn]:
+    """The rows of one candidate of the part of that name, one for each precision."""
+    return [
+        BuiltIn(
+            f"resident-{name}" + ("" if precision == "fp32" else f"-{precision}"),
+            ("resident",),
+            functools.partial(_kind(kind), resident=True, precision=precision, **options),
+            exported and dataclasses.replace(exported, precision=precision),
+            baseline=precision == "fp32" and name in ("eager", "onnx-naive"),
+        )
+        for precision in precisions
+    ]
+
+
+def _in_tf32(name: str, path: Path, baseline: bool) -> "Candidate":
+    """An fp32 file whose products round to the 11 bits of fp16: it is judged as fp16 is."""
+    open_as: Any = _kind("PlainOnnx")
+    options = {"cuda_options": {"use_tf32": "1"}, "precision": "fp16", "resident": True}
+    candidate: Candidate = open_as(name, path, baseline=baseline, **options)
+    return candidate
+
+
 def _step(encoder: str) -> Callable[..., Any]:
     step = _kind("TrainingStep")
     return lambda name, path, baseline: step(name, path, encoder, baseline=baseline)
@@ -131,6 +162,16 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Recipe("onnx")),
         BuiltIn("literal", ("training",), _step("literal"), baseline=True),
         BuiltIn("trainer", ("training",), _step("trainer")),
+        *_resident("eager", "Eager"),
+        *_resident("compile", "Compiled"),
+        *_resident("max-autotune", "Compiled", mode="max-autotune"),
+        *_resident("torchscript", "PlainTorchScript", Exported("torchscript")),
+        *_resident("onnx-naive", "PlainOnnx", _NAIVE, ["fp32"]),
+        *_resident("onnx-direct", "PlainOnnx", _DIRECT, ["fp32"]),
+        *_resident("onnx", "PlainOnnx", Exported("onnx")),
+        *_resident("onnx-nhwc", "PlainOnnx", Exported("onnx"), cuda_options={"prefer_nhwc": "1"}),
+        *_resident("onnx-graph", "PlainOnnx", Exported("onnx"), cuda_graphs=True),
+        BuiltIn("resident-onnx-tf32", ("resident",), _in_tf32, Exported("onnx")),
     )
 }
 """The candidates by name; a new one is one more row."""

@@ -67,7 +67,8 @@ def train_command(
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     splits = load_split(data, "train"), load_split(data, "t10k")
-    with _training_display(out, config.epochs) as on_progress:
+    epochs: list[TrainingProgress] = []
+    with _training_display(out, config.epochs, epochs) as on_progress:
         try:
             history = train(
                 network(preset),
@@ -89,12 +90,16 @@ def train_command(
             raise
     best = f"best test accuracy {max(history):.2%}, written to {output}"
     out.console.print(best, markup=False)
-    out.write_json({"output": str(output), "device": chosen, "test_accuracy": history})
+    seconds = [epoch.seconds for epoch in epochs]  # of the epochs that this run has ended
+    found = {"test_accuracy": history, "epoch_seconds": seconds}
+    out.write_json({"output": str(output), "device": chosen} | found)
 
 
 @contextlib.contextmanager
-def _training_display(out: Output, epochs: int) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """A progress bar over all steps, from the first one on, and a line after each epoch."""
+def _training_display(
+    out: Output, epochs: int, ended: "list[TrainingProgress]"
+) -> Iterator[Callable[["TrainingProgress"], None]]:
+    """A progress bar from the first step on; a line after each epoch, which goes into the list."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -124,6 +129,7 @@ def _training_display(out: Output, epochs: int) -> Iterator[Callable[["TrainingP
             accuracy=now.accuracy,
         )
         if now.test_accuracy is not None:
+            ended.append(now)
             bar.console.print(
                 f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
                 f"test accuracy {now.test_accuracy:.2%}"

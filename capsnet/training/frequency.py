@@ -6,6 +6,7 @@ form needs a quarter of the multiplications; on a CPU that makes a training step
 
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 from einops import rearrange
@@ -13,8 +14,8 @@ from torch import Tensor
 
 __all__ = ["frequency_conv2d"]
 
-_FREQUENCIES = 13  # at a time: of the 52 of a 10x10 grid a quarter
-_Bases = tuple[tuple[Tensor, Tensor, Tensor], ...]
+_CHANNELS = 32  # input channels at a time: what lies between the products stays small
+_Bases = tuple[Tensor, Tensor, Tensor]
 
 
 def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -44,9 +45,8 @@ def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
 class _Correlation(torch.autograd.Function):
     """The convolution, given its Fourier bases.
 
-    Frequencies are independent, so they are taken a few at a time, and the backward pass transforms
-    again what the forward pass did not keep: all spectra at once would be the largest tensors of a
-    training step, those of the filters above all.
+    A few input channels are taken at a time, and the backward pass transforms again what the
+    forward pass did not keep: all spectra at once would be the largest tensors of a training step.
     """
 
     @staticmethod
@@ -59,12 +59,14 @@ class _Correlation(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.stride, ctx.bases = stride, bases  # type: ignore[attr-defined]
-        signal, filters = _phases(images, stride), _phases(weight, stride)
-        result = images.new_zeros(len(images) * len(weight), bases[0][2].shape[2])
-        for analyse, analyse_filter, synthesise in bases:
-            x, w = _spectrum(analyse, signal), _spectrum(analyse_filter, filters)
-            _add_pixels(result, synthesise, _complex_product(x, w.mT))
-        return result
+        analyse, analyse_filter, synthesise = bases
+        shape = (*synthesise.shape[:2], len(images), len(weight))
+        poses = images.new_zeros(shape)
+        for signal, filters in _channels(images, weight):
+            x = _spectrum(analyse, _phases(signal, stride))
+            w = _spectrum(analyse_filter, _phases(filters, stride))
+            poses += _complex_product(x, w.mT)
+        return _positions(synthesise, poses)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -73,23 +75,24 @@ class _Correlation(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None, None]:
         images, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         stride: int = ctx.stride  # type: ignore[attr-defined]
-        signal, filters = _phases(images, stride), _phases(weight, stride)
-        gradient = gradient.view(len(images), len(weight), -1)
-        to_signal, to_filters = torch.zeros_like(signal), torch.zeros_like(filters)
-        for analyse, analyse_filter, synthesise in ctx.bases:  # type: ignore[attr-defined]
-            w, g = _spectrum(analyse_filter, filters), _spectrum(synthesise, gradient)
-            w[1].neg_()  # the gradient of a complex product takes the conjugate of the other factor
-            _add_pixels(to_signal, analyse, _complex_product(g, w))
-            del w
-            x = _spectrum(analyse, signal)
-            x[1].neg_()
-            _add_pixels(to_filters, analyse_filter, _complex_product(g.mT, x))
-        return (
-            _pixels(to_signal, stride, images.shape[-2:]),
-            _pixels(to_filters, stride, weight.shape[-2:]),
-            None,
-            None,
-        )
+        analyse, analyse_filter, synthesise = ctx.bases  # type: ignore[attr-defined]
+        # The gradient of a complex product takes the conjugate of the other factor.
+        conjugate = gradient.new_tensor([1, -1])[:, None, None]
+        g = _spectrum(synthesise, gradient.view(len(images), len(weight), -1))
+        to_images, to_weight = torch.empty_like(images), torch.empty_like(weight)
+        for signal, filters, to_signal, to_filters in _channels(
+            images, weight, to_images, to_weight
+        ):
+            w = _spectrum(analyse_filter * conjugate, _phases(filters, stride))
+            _unphase(_positions(analyse, _complex_product(g, w)), stride, to_signal)
+            x = _spectrum(analyse * conjugate, _phases(signal, stride))
+            _unphase(_positions(analyse_filter, _complex_product(g.mT, x)), stride, to_filters)
+        return to_images, to_weight, None, None
+
+
+def _channels(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors ``[n, channels, height, width]``, a few channels at a time."""
+    return zip(*(tensor.split(_CHANNELS, dim=1) for tensor in tensors), strict=True)
 
 
 def _spectrum(analyse: Tensor, pixels: Tensor) -> Tensor:
@@ -98,18 +101,21 @@ def _spectrum(analyse: Tensor, pixels: Tensor) -> Tensor:
     return rows.view(*analyse.shape[:2], *pixels.shape[:2])
 
 
-def _add_pixels(pixels: Tensor, basis: Tensor, spectrum: Tensor) -> None:
-    """Add to ``pixels [n, c, positions]`` what a spectrum ``[2, frequencies, n, c]`` stands for."""
-    for part, rows in zip(spectrum, basis, strict=True):
-        pixels.view(-1, pixels.shape[-1]).addmm_(part.flatten(1).T, rows)
+def _positions(basis: Tensor, spectrum: Tensor) -> Tensor:
+    """The ``[n, c, positions]`` that a spectrum ``[2, frequencies, n, c]`` stands for."""
+    pixels = spectrum.flatten(2).flatten(0, 1).T @ basis.flatten(0, 1)
+    return pixels.view(*spectrum.shape[2:], -1)
 
 
 def _complex_product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix products of complex matrices, parts first, with three real ones (Gauss)."""
     (x, y), (u, w) = left, right
-    xu, yw = x @ u, y @ w
-    imaginary = torch.baddbmm(-xu, x + y, u + w).sub_(yw)
-    return torch.stack([xu.sub_(yw), imaginary])
+    product = left.new_empty(2, *x.shape[:2], u.shape[2])
+    real, imaginary = product
+    imaginary.copy_(torch.bmm(x, u + w, out=real))
+    real.baddbmm_(x + y, w, alpha=-1)
+    imaginary.baddbmm_(y - x, u)
+    return product
 
 
 def _phases(pixels: Tensor, stride: int) -> Tensor:
@@ -120,12 +126,12 @@ def _phases(pixels: Tensor, stride: int) -> Tensor:
     return rearrange(pixels, "n c (h p) (w q) -> n (c p q) (h w)", p=stride, q=stride)
 
 
-def _pixels(phases: Tensor, stride: int, size: torch.Size) -> Tensor:
-    """The inverse of :func:`_phases`, for a size in pixels."""
-    height, width = size
+def _unphase(phases: Tensor, stride: int, pixels: Tensor) -> None:
+    """The inverse of :func:`_phases`, into ``pixels [n, c, h, w]``."""
+    height, width = pixels.shape[-2:]
     rows = -(-height // stride)
     padded = rearrange(phases, "n (c p q) (h w) -> n c (h p) (w q)", p=stride, q=stride, h=rows)
-    return padded[..., :height, :width]
+    pixels.copy_(padded[..., :height, :width])
 
 
 @functools.lru_cache(maxsize=8)
@@ -138,8 +144,8 @@ def _fourier_bases(
     Of each pair of conjugate frequencies one is kept, and counted twice on the way back.
 
     Returns:
-        For a few frequencies at a time three matrices ``[2 (real, imaginary), frequencies, n]``,
-        with n positions in the grid, the kernel and the output.
+        Three matrices ``[2 (real, imaginary), frequencies, n]``, with n positions in the grid, the
+        kernel and the output.
     """
     height, width = grid
     kept: dict[tuple[int, int], float] = {}
@@ -164,10 +170,9 @@ def _fourier_bases(
     def window(extent: tuple[int, int]) -> Tensor:
         return ((rows < extent[0]) & (columns < extent[1])).flatten()
 
-    whole = (
+    bases = (
         torch.stack([cosine, -sine]),
         torch.stack([cosine, sine])[..., window((taps, taps))],
         torch.stack([count * cosine, -count * sine])[..., window(out)],
     )
-    chunks = zip(*(basis.to(dtype).split(_FREQUENCIES, dim=1) for basis in whole), strict=True)
-    return tuple((a.contiguous(), b.contiguous(), c.contiguous()) for a, b, c in chunks)
+    return tuple(basis.to(dtype).contiguous() for basis in bases)  # type: ignore[return-value]

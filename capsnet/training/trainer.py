@@ -19,7 +19,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from capsnet.checkpoint import save_checkpoint
@@ -27,7 +27,7 @@ from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
-from capsnet.files import atomic_path
+from capsnet.files import atomic_path, read_file
 from capsnet.model import CapsNet, head
 from capsnet.training.forms import encode
 from capsnet.training.step import reuse_freed_memory, training_step
@@ -80,6 +80,7 @@ class Progress:
         steps_per_epoch: steps of an epoch.
         loss: mean loss of this epoch's steps since the start or the resumption.
         accuracy: the same for the share of training images classified correctly.
+        seconds: that these steps took.
         test_accuracy: on the test images, after an epoch; None after a step.
     """
 
@@ -88,6 +89,7 @@ class Progress:
     steps_per_epoch: int
     loss: float
     accuracy: float
+    seconds: float
     test_accuracy: float | None = None
 
 
@@ -161,8 +163,8 @@ def train(
     run = _Run(options, model, optimizer, state_path(output))
     if run.file.exists() and not resume:
         raise OutputError(
-            f"{run.file} holds an interrupted run: continue it with --resume, or remove the file "
-            "to start anew"
+            f"{run.file} holds an interrupted run: resume it (--resume), or remove the file to "
+            "start anew"
         )
     if resume:
         run.load()
@@ -219,7 +221,8 @@ class _Run:
         steps = -(-len(images) // options.batch_size)
         order, shifts = _epoch_plan(options, state.epoch, len(images), device)
         losses, correct, seen = torch.zeros((), device=device), torch.zeros_like(labels[0]), 0
-        first_step, saved_at = state.step, time.monotonic()
+        first_step, started = state.step, time.monotonic()
+        saved_at = started
         while state.step < steps:
             start = state.step * options.batch_size
             position = slice(start, start + options.batch_size)
@@ -233,10 +236,11 @@ class _Run:
             if not math.isfinite(losses.item()):
                 raise ResultError(
                     f"training diverged in epoch {state.epoch + 1}, step {state.step}: the "
-                    "loss is not finite; use a smaller --learning-rate"
+                    "loss is not finite; use a smaller learning rate (--learning-rate)"
                 )
             running = (losses.item() / (state.step - first_step), correct.item() / seen)
-            progress = Progress(state.epoch + 1, state.step, steps, *running)
+            seconds = time.monotonic() - started
+            progress = Progress(state.epoch + 1, state.step, steps, *running, seconds)
             on_progress(progress)
             if time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
                 self.save()
@@ -266,8 +270,8 @@ class _Run:
             if saved != values:
                 raise CheckpointError(
                     f"cannot resume from {self.file}: it belongs to another run. Its {part} "
-                    f"options were {saved}, now {values}; give the same options, or start without "
-                    "--resume"
+                    f"options were {saved}, now {values}; give the same options, or start anew, "
+                    "without resuming (--resume)"
                 )
         device = next(self.model.parameters()).device
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -286,16 +290,19 @@ class _Run:
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"nothing to resume: there is no {path}; start without --resume, or name the --output "
-            "of the run that was interrupted"
-        )
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            document = dict(json.loads(file.metadata()["run"]))
-            return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        content = read_file(path)
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return dict(json.loads(header["__metadata__"]["run"])), tensors
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"nothing to resume: there is no {path}; start without resuming (--resume), or name "
+            "the output (--output) of the run that was interrupted"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot resume from {path}: {error.strerror}") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
 
 

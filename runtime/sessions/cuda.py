@@ -9,10 +9,12 @@ say can be read without it.
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import io
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 __all__ = ["CPU", "CUDA", "Gpu", "find_gpu", "find_libraries", "installed_runtimes", "why_no_cuda"]
 
@@ -85,6 +87,7 @@ def find_libraries() -> dict[str, str | None]:
     major = int(built_for.split(".")[0])
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
         onnxruntime.preload_dlls()
+    _why_not_loaded(f"libnvrtc.so.{major}")  # cuDNN looks for it where it compiles kernels
     names = (
         *(f"lib{part}.so.{major}" for part in ("cudart", "cublasLt", "cublas")),
         f"libcufft.so.{11 if major == 12 else 12}",
@@ -130,8 +133,20 @@ def why_no_cuda() -> str:
 
 
 def _why_not_loaded(name: str) -> str | None:
-    try:
-        ctypes.CDLL(name)
-    except OSError as error:
-        return str(error)
-    return None
+    """Load a library; the loader's reason where that fails."""
+    reasons = []
+    for place in (name, *_in_wheels(name)):
+        try:
+            ctypes.CDLL(place)
+        except OSError as error:
+            reasons.append(str(error))
+        else:
+            return None
+    return reasons[0]
+
+
+def _in_wheels(name: str) -> list[str]:
+    """Where NVIDIA's wheels lie, if not beside onnxruntime, which looks nowhere else."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return [str(path) for folder in folders for path in Path(folder).glob(f"*/lib/{name}")]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -42,11 +43,16 @@ class ExportedProgramSession(TorchSession):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch, which logs the trace of an error beside raising another one."""
+    """Silence torch, which logs the trace of an error beside raising another one.
+
+    Releases before 2.12 also warn that they read the weights from bytes that must not be written.
+    """
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -906,7 +906,9 @@ def test_network_is_trained_exported_and_verified(tmp_path):
         "train", "--data", "digits", "--output", "t.safetensors", *options, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    history = json.loads((tmp_path / "training.json").read_text())["test_accuracy"]
+    trained = json.loads((tmp_path / "training.json").read_text())
+    history = trained["test_accuracy"]
+    assert len(trained["epoch_seconds"]) == len(history)
     assert len(history) == 2
     assert all(0 <= accuracy <= 1 for accuracy in history)
 

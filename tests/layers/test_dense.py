@@ -11,6 +11,7 @@ from capsnet.config import preset
 from capsnet.layers.dense_routing import pack_weight, projected_routing
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.squash import squash
+from capsnet.training import frequency
 from capsnet.training.forms import encode
 from capsnet.training.frequency import _fourier_bases, frequency_conv2d
 
@@ -131,6 +132,18 @@ def test_the_fourier_convolution_equals_the_direct_one(stride, kernel, size):
     pairs = zip(*(gradients(x, (images, weight)) for x in (found, wanted)), strict=True)
     for found_gradient, wanted_gradient in pairs:
         torch.testing.assert_close(found_gradient, wanted_gradient, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_the_fourier_convolution_takes_a_few_channels_at_a_time(channels, monkeypatch):
+    monkeypatch.setattr(frequency, "_CHANNELS", 2)
+    images = torch.randn(2, channels, 9, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, channels, 3, 3, dtype=torch.float64, requires_grad=True)
+    found, wanted = frequency_conv2d(images, weight, 2), functional.conv2d(images, weight, stride=2)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    pairs = zip(*(gradients(x, (images, weight)) for x in (found, wanted)), strict=True)
+    for found_gradient, wanted_gradient in pairs:
+        torch.testing.assert_close(found_gradient, wanted_gradient, rtol=0, atol=1e-12)
 
 
 def test_the_direct_convolution_of_the_oracle_agrees():

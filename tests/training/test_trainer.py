@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -168,6 +169,8 @@ def test_progress_is_told_after_every_step_and_every_epoch(finished):
     found = [(p.epoch, p.step, p.steps_per_epoch, p.test_accuracy) for p in progress]
     assert found == expected
     assert all(isinstance(p, Progress) and p.loss > 0 and 0 <= p.accuracy <= 1 for p in progress)
+    seconds = [p.seconds for p in progress[: STEPS + 1]]
+    assert 0 < seconds[0] < seconds[-2] == seconds[-1]  # without the test after the epoch
 
 
 def test_a_finished_run_leaves_only_its_checkpoint(finished):
@@ -346,7 +349,7 @@ def test_without_a_state_there_is_nothing_to_resume(output):
 
 def test_without_resume_an_interrupted_run_is_not_overwritten(interrupted, finished):
     before = state_path(interrupted).read_bytes()
-    with pytest.raises(OutputError, match="--resume, or remove the file"):
+    with pytest.raises(OutputError, match=r"resume it \(--resume\), or remove the file"):
         run(interrupted)
     assert state_path(interrupted).read_bytes() == before
     state_path(interrupted).unlink()
@@ -415,6 +418,12 @@ def test_a_truncated_state_is_not_resumed(interrupted):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged"):
         run(interrupted, resume=True)
+
+
+def test_a_state_that_is_no_regular_file_is_refused_without_waiting(output):
+    os.mkfifo(state_path(output))
+    with pytest.raises(CheckpointError, match=r"cannot resume from .*: It is a pipe"):
+        run(output, resume=True)
 
 
 def test_a_checkpoint_is_no_state(output):
