@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capsnet.cli.streams import check_standard_output
+from capsnet.errors import ResourceError
 from capsnet.files import atomic_path, check_working_folder, check_writable, clash
 from capsnet.formats import FORMATS
 from capsnet.precision import PRECISIONS
 from capsnet.presets import PRESETS
+
+try:
+    import resource
+except ImportError:  # Windows has no limits of this kind
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +51,7 @@ PRESET = click.Choice(list(PRESETS))
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
 _STANDARD_OUTPUT = Path("-")
+_LEAST_MEMORY = 200 << 20  # bytes; with less, not even an ONNX file can be opened
 
 
 class CountOr(click.ParamType[int | None]):
@@ -188,11 +195,23 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(json_file: Path | None, **options: Any) -> None:
         check_working_folder()
+        _check_memory_limit()
         context = click.get_current_context()
         out = Output(json_file, _paths(context, OutputFile), _paths(context, InputFile))
         function(out=out, **options)
 
     return command
+
+
+def _check_memory_limit() -> None:
+    """Raise ResourceError where numpy's libraries would end the process themselves, with 1."""
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if 0 <= limit < _LEAST_MEMORY:
+            raise ResourceError(
+                f"this process may take {limit >> 20} MiB of memory, expected at least "
+                f"{_LEAST_MEMORY >> 20}; raise the limit (ulimit -v)"
+            )
 
 
 def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:

@@ -51,14 +51,17 @@ def _campaign(folder: Path, minutes: float, seed: int) -> dict[str, Tally]:
     from campaign.kills import kills
     from campaign.readers import write_sound_files
 
-    write_sound_files(folder)
+    sound = folder / "sound"
+    sound.mkdir()
+    write_sound_files(sound)
     damage = 60 * minutes * _DAMAGE
     parts: dict[str, Callable[[], Tally]] = {
-        "damaged files": lambda: try_files(Batch("damaged", str(folder), seed, 0, damage)),
-        "hostile files": lambda: try_files(Batch("hostile", str(folder), seed, 0, _HOSTILE)),
-        "killed processes": lambda: kills(folder, seed, 60 * minutes - damage),
-        "odd environments": lambda: environments(folder),
+        "damaged files": lambda: try_files(Batch("damaged", str(sound), seed, 0, damage)),
+        "hostile files": lambda: try_files(Batch("hostile", str(sound), seed, 0, _HOSTILE)),
+        "killed processes": lambda: kills(sound, folder / "kills", seed, 60 * minutes - damage),
+        "odd environments": lambda: environments(sound, folder / "environments"),
     }
+    (folder / "environments").mkdir()
     tallies = {}
     for name, part in parts.items():
         started = time.monotonic()
