@@ -8,7 +8,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HANG", "ROOT", "Ended", "capsnet", "end", "environment", "outliving", "start"]
+__all__ = [
+    "CAPSNET",
+    "HANG",
+    "ROOT",
+    "Ended",
+    "capsnet",
+    "end",
+    "environment",
+    "outliving",
+    "start",
+]
 
 ROOT = Path(__file__).parents[2]
 HANG = 30.0  # seconds for one file, and for ending after a signal
@@ -16,7 +26,7 @@ HANG = 30.0  # seconds for one file, and for ending after a signal
 # A slow machine must not look like a hang: an undisturbed command takes 0.4 to 6 s on two cores.
 _PATIENCE = 120.0
 _OFFLINE = ROOT / "tests" / "support" / "offline"
-_CAPSNET = (sys.executable, "-m", "capsnet")
+CAPSNET = (sys.executable, "-m", "capsnet")
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(
-    here: Path, *arguments: str, command: tuple[str, ...] = _CAPSNET, **options: object
+    here: Path, *arguments: str, command: tuple[str, ...] = CAPSNET, **options: object
 ) -> subprocess.Popen[bytes]:
     """Start a command in a folder; options are those of ``Popen``."""
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.commands import HANG, Ended, capsnet, end, environment, outliving, start
+from campaign.commands import CAPSNET, HANG, Ended, capsnet, end, environment, outliving, start
 from campaign.tally import Tally
 from capsnet.checkpoint import load_checkpoint
 
-__all__ = ["Victim", "kills", "victims"]
+__all__ = ["Victim", "kill", "kills", "problems", "victims"]
 
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _OUTLIVES = 10.0  # seconds that a child may take to end after its parent
@@ -35,6 +35,7 @@ class Victim:
             command is given ``--resume``.
         improves: whether the first output is replaced by better ones until the end.
         weight: how often it is chosen.
+        program: the command itself.
     """
 
     here: Path
@@ -43,6 +44,7 @@ class Victim:
     continues: str = ""
     improves: bool = False
     weight: int = 1
+    program: tuple[str, ...] = CAPSNET
     known: set[str] = field(default_factory=set)
     whole: dict[str, bytes] = field(default_factory=dict)
     seconds: float = 0.0
@@ -73,7 +75,7 @@ class Victim:
     def clear(self) -> None:
         """Remove the outputs, so that the next run begins anew."""
         for name in self.outputs:
-            (self.here / name).unlink()
+            (self.here / name).unlink(missing_ok=True)
 
     def variables(self, **more: str) -> dict[str, str]:
         return environment(TMPDIR=str(self.here / "tmp"), **more)
@@ -98,31 +100,29 @@ def victims(folder: Path, place: Path) -> list[Victim]:
     """The commands: each in a folder of its own below ``place``."""
     about = ("--checkpoint", "model.safetensors", "--images", "images.npy", "--device", "cpu")
     train = ("train", "--data", ".", "--preset", "tiny", "--batch-size", "16", "--device", "cpu")
-    found = {
-        "predict": Victim(
+    found = [
+        Victim(
             place / "predict",
             ("predict", "model.onnx", "many.npy", "--output", "out.csv", "--device", "cpu"),
             ("out.csv",),
             continues=".partial",
             weight=4,
         ),
-        "export": Victim(
+        Victim(
             place / "export",
             ("export", "--format", "onnx", *about, "--output", "exported.onnx"),
             ("exported.onnx", "exported.onnx.parity.json"),
         ),
-        "verify": Victim(
-            place / "verify", ("verify", "model.onnx", *about), ("model.onnx.parity.json",)
-        ),
-        "train": Victim(
+        Victim(place / "verify", ("verify", "model.onnx", *about), ("model.onnx.parity.json",)),
+        Victim(
             place / "train",
             (*train, "--epochs", "6", "--output", "trained.safetensors"),
             ("trained.safetensors",),
             continues=".state",
             improves=True,
         ),
-    }
-    for victim in found.values():
+    ]
+    for victim in found:
         (victim.here / "tmp").mkdir(parents=True)
         for name in ("model.onnx", "model.safetensors", "images.npy"):
             shutil.copy(folder / name, victim.here)
@@ -134,7 +134,7 @@ def victims(folder: Path, place: Path) -> list[Victim]:
         for name, array in (("images-idx3", pixels), ("labels-idx1", labels.astype(np.uint8))):
             head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
             (place / "train" / f"{split}-{name}-ubyte").write_bytes(head + array.tobytes())
-    return list(found.values())
+    return found
 
 
 def kills(folder: Path, place: Path, seed: int, seconds: float, fewest: int = 8) -> Tally:
@@ -152,25 +152,27 @@ def kills(folder: Path, place: Path, seed: int, seconds: float, fewest: int = 8)
     for victim in chosen:
         done = victim.undisturbed()
         if done.code != 0:
-            tally.wrong.append(f"{victim.arguments[0]}: exit {done.code}, {done.errors[-300:]!r}")
+            tally.wrong.append(f"{victim.here.name}: exit {done.code}, {done.errors[-300:]!r}")
             return tally
     last = sum(victim.seconds for victim in chosen)  # the runs at the end
     weights = [victim.weight for victim in chosen]
     while time.monotonic() < deadline - last or tally.cases < fewest:
         [victim] = random_.choices(chosen, weights)
-        _kill(victim, random_.choice(_SIGNALS), random_.random() * victim.seconds, tally)
+        kill(victim, random_.choice(_SIGNALS), random_.random() * victim.seconds, tally)
     for victim in chosen:
         _let_end(victim, tally)
     return tally
 
 
-def _kill(victim: Victim, number: int, wait: float, tally: Tally) -> None:
-    name = victim.arguments[0]
+def kill(victim: Victim, number: int, wait: float, tally: Tally) -> None:
+    """Send a signal to a command some seconds after its start, and look at what it leaves."""
+    name = victim.here.name
     before, mark = victim.files(), f"capsnet_campaign_{os.getpid()}_{tally.cases}"
     continued = victim.interrupted()
     child = start(
         victim.here,
         *victim.command(),
+        command=victim.program,
         env=victim.variables(CAMPAIGN=mark),
         stdout=subprocess.DEVNULL,
     )
@@ -188,21 +190,21 @@ def _kill(victim: Victim, number: int, wait: float, tally: Tally) -> None:
         tally.outcomes[f"{name} killed"] += 1
         tally.outcomes["a run that was interrupted before"] += continued
     what = f"{name}, {signal.Signals(number).name} after {wait:.2f} s"
-    problems = _problems(ended, 0 if missed else number)
+    found = problems(ended, 0 if missed else number)
     if ended.code == 0:
         tally.outcomes[f"{name} finished"] += 1
-    problems += victim.faults(finished=ended.code == 0)
+    found += victim.faults(finished=ended.code == 0)
     if outliving(mark, _OUTLIVES):
-        problems.append(f"a child still runs after {_OUTLIVES:.0f} s")
+        found.append(f"a child still runs after {_OUTLIVES:.0f} s")
     new = {path for path in victim.files() - before if _TEMPORARY in path}
     if new and number != signal.SIGKILL:
-        problems.append(f"it left {', '.join(sorted(new))}")
-    tally.wrong += [f"{what}: {problem}" for problem in problems]
+        found.append(f"it left {', '.join(sorted(new))}")
+    tally.wrong += [f"{what}: {problem}" for problem in found]
     if ended.code == 0:
         victim.clear()
 
 
-def _problems(ended: Ended, number: int) -> list[str]:
+def problems(ended: Ended, number: int) -> list[str]:
     """What is wrong with the end of a process that was sent a signal (0: none)."""
     said = ended.errors.decode(errors="replace")
     if ended.code is None:
@@ -220,7 +222,7 @@ def _problems(ended: Ended, number: int) -> list[str]:
 def _let_end(victim: Victim, tally: Tally) -> None:
     """The next run: it ends what was begun, and leaves nothing but its outputs."""
     done = capsnet(victim.here, *victim.command(), env=victim.variables())
-    name = victim.arguments[0]
+    name = victim.here.name
     if done.code != 0:
         tally.wrong.append(f"{name}: the next run: exit {done.code}, {done.errors[-300:]!r}")
         return

@@ -109,7 +109,7 @@ def work(files: Iterable[File], read: Callable[[Path], None], place: Path, secon
         path = place / file.name
         path.write_bytes(file.content)
         before = _reset_peak()
-        faulthandler.dump_traceback_later(HANG, exit=True)
+        faulthandler.dump_traceback_later(HANG, exit=True, file=sys.__stderr__)
         try:
             read(path)
             outcome, wrong = "opened", "was not refused" if file.refused else ""
