@@ -78,7 +78,7 @@ class Victim:
             (self.here / name).unlink(missing_ok=True)
 
     def variables(self, **more: str) -> dict[str, str]:
-        return environment(TMPDIR=str(self.here / "tmp"), **more)
+        return environment(TMPDIR=str(self.here / "tmp"), OMP_NUM_THREADS="1", **more)
 
     def faults(self, finished: bool) -> list[str]:
         """What is wrong with the outputs."""
@@ -106,7 +106,7 @@ def victims(folder: Path, place: Path) -> list[Victim]:
             ("predict", "model.onnx", "many.npy", "--output", "out.csv", "--device", "cpu"),
             ("out.csv",),
             continues=".partial",
-            weight=4,
+            weight=6,
         ),
         Victim(
             place / "export",
@@ -116,7 +116,7 @@ def victims(folder: Path, place: Path) -> list[Victim]:
         Victim(place / "verify", ("verify", "model.onnx", *about), ("model.onnx.parity.json",)),
         Victim(
             place / "train",
-            (*train, "--epochs", "6", "--output", "trained.safetensors"),
+            (*train, "--epochs", "4", "--output", "trained.safetensors"),
             ("trained.safetensors",),
             continues=".state",
             improves=True,
