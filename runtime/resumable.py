@@ -1,5 +1,6 @@
 """Predictions in a file that grows beside its target, and is continued after a kill."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -41,6 +42,7 @@ class PartialFile:
 
     Attributes:
         file: to write rows to, open for text.
+        holds_rows: at the end of the block, whether something is left to be continued.
 
     Raises:
         OutputError: if it cannot be written, or there is one that is not to be continued, or it is
@@ -55,12 +57,16 @@ class PartialFile:
         self._format = output_format
         self._raw = self._opened(resume)
         first = json.dumps({**run, "format": output_format}).encode("ascii") + b"\n"
+        self._start = len(first)
         try:
             self._check_run(first)
-        except BaseException:
-            self._raw.close()
+        except BaseException as error:
+            self._remove_unless_rows()
+            with contextlib.suppress(OSError):
+                self._raw.close()
+            if isinstance(error, OSError):
+                raise self._cannot_write(error) from error
             raise
-        self._start = len(first)
         self.file = TextIOWrapper(self._raw, "utf-8", "surrogateescape", newline="")
 
     def __enter__(self) -> Self:
@@ -68,11 +74,12 @@ class PartialFile:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            self.file.close()
+            self.file.flush()
         except OSError as failure:  # the disk is full: what could not be written is done again
             error = error or failure
-        if self.path.exists() and self.path.stat().st_size <= self._start:
-            self.path.unlink()
+        self._remove_unless_rows()
+        with contextlib.suppress(OSError):
+            self.file.close()
         if isinstance(error, OSError):
             raise OutputError(cannot_write(self.path, error)) from error
 
@@ -113,18 +120,20 @@ class PartialFile:
         self._raw.truncate()
         return kept, itertools.chain(pending, images)
 
-    @property
-    def holds_rows(self) -> bool:
-        """Whether something is there to be continued."""
-        return self.path.exists() and self.path.stat().st_size > self._start
-
     def finish(self) -> None:
         """Put the rows in the target's place, whole or not at all, and remove this file."""
         self.file.flush()
         self._raw.seek(self._start)
         with atomic_path(self._target) as temporary, temporary.open("wb") as rows:
             shutil.copyfileobj(self._raw, rows, 1 << 20)
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
+
+    def _remove_unless_rows(self) -> None:
+        """Remove the file, if it is still there, while no other process can lock it."""
+        found = os.fstat(self._raw.fileno())
+        self.holds_rows = found.st_nlink > 0 and found.st_size > self._start
+        if found.st_nlink and not self.holds_rows:
+            self.path.unlink(missing_ok=True)
 
     def _opened(self, resume: bool) -> BinaryIO:
         try:
@@ -140,6 +149,9 @@ class PartialFile:
         if not stat.S_ISREG(os.fstat(handle).st_mode) or not lock(handle):
             file.close()
             raise OutputError(f"another process writes {self.path}; wait, or give another --output")
+        if not os.fstat(handle).st_nlink:  # its run ended, and removed it, before it was locked
+            file.close()
+            return self._opened(resume)
         return file
 
     def _check_run(self, first: bytes) -> None:

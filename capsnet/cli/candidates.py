@@ -116,7 +116,7 @@ def _kind(name: str) -> Callable[..., Any]:
 def _resident(
     name: str,
     kind: str,
-    exported: Exported | None = None,
+    exported: ExportedAs | None = None,
     precisions: Sequence[str] = ("fp32", "fp16"),
     **options: Any,
 ) -> list[BuiltIn]:
@@ -165,13 +165,13 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         *_resident("eager", "Eager"),
         *_resident("compile", "Compiled"),
         *_resident("max-autotune", "Compiled", mode="max-autotune"),
-        *_resident("torchscript", "PlainTorchScript", Exported("torchscript")),
+        *_resident("torchscript", "PlainTorchScript", ExportedAs("torchscript")),
         *_resident("onnx-naive", "PlainOnnx", _NAIVE, ["fp32"]),
         *_resident("onnx-direct", "PlainOnnx", _DIRECT, ["fp32"]),
-        *_resident("onnx", "PlainOnnx", Exported("onnx")),
-        *_resident("onnx-nhwc", "PlainOnnx", Exported("onnx"), cuda_options={"prefer_nhwc": "1"}),
-        *_resident("onnx-graph", "PlainOnnx", Exported("onnx"), cuda_graphs=True),
-        BuiltIn("resident-onnx-tf32", ("resident",), _in_tf32, Exported("onnx")),
+        *_resident("onnx", "PlainOnnx", ExportedAs("onnx")),
+        *_resident("onnx-nhwc", "PlainOnnx", ExportedAs("onnx"), cuda_options={"prefer_nhwc": "1"}),
+        *_resident("onnx-graph", "PlainOnnx", ExportedAs("onnx"), cuda_graphs=True),
+        BuiltIn("resident-onnx-tf32", ("resident",), _in_tf32, ExportedAs("onnx")),
     )
 }
 """The candidates by name; a new one is one more row."""

@@ -13,8 +13,14 @@ from click.core import ParameterSource
 
 from capsnet.cli.streams import check_standard_output
 from capsnet.device import Device
+from capsnet.errors import ResourceError
 from capsnet.files import atomic_path, check_working_folder, check_writable, clash
 from capsnet.precision import PRECISIONS
+
+try:
+    import resource
+except ImportError:  # Windows has no limits of this kind
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +54,7 @@ JUDGING = ("--images", "--samples", "--atol", "--rtol", "--report")
 STANDARD_OUTPUT = Path("-")
 
 _FILE_WIDTH = 120  # columns of tables that go to a file or a pipe
+_LEAST_MEMORY = 200 << 20  # bytes; with less, not even an ONNX file can be opened
 
 
 def _is_count(word: str) -> bool:
@@ -218,6 +225,7 @@ def with_output(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(json_file: Path | None, **options: Any) -> None:
         check_working_folder()
+        _check_memory_limit()
         context = click.get_current_context()
         out = Output(json_file, _paths(context, OutputFile), _paths(context, InputFile))
         function(out=out, **options)
@@ -233,6 +241,17 @@ def given_options() -> set[str]:
         for param in context.command.params
         if context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
     }
+
+
+def _check_memory_limit() -> None:
+    """Raise ResourceError where numpy's libraries would end the process themselves, with 1."""
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if 0 <= limit < _LEAST_MEMORY:
+            raise ResourceError(
+                f"this process may take {limit >> 20} MiB of memory, expected at least "
+                f"{_LEAST_MEMORY >> 20}; raise the limit (ulimit -v)"
+            )
 
 
 def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from capsnet.files import open_regular
 __all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz"]
 
 _LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
+_GATHERED = 2**25  # bytes of images that are gathered at once
 
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without members
@@ -34,8 +36,9 @@ ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an archive without mem
 def npy(path: Path, image_shape: ImageShape) -> Source:
     """The images of one ``.npy`` file.
 
-    It is read from front to back: mapped pages would count as this process's memory. In Fortran
-    order the pixels of an image are all over the file, which is then mapped all the same.
+    It is read from front to back. In Fortran order the pixels of an image are all over the file,
+    and are gathered for many images at once. Nothing is mapped: a file that is cut off while it is
+    mapped ends the process.
     """
     name = str(path)
     with open_regular(path) as file:
@@ -45,7 +48,8 @@ def npy(path: Path, image_shape: ImageShape) -> Source:
         return streamed(name, lambda: open_regular(path), _read_npy_header, size, image_shape)
     layout = find_layout(name, header, image_shape)
     check_size(name, offset, layout, size)
-    return Source(layout.count, named_images(name, layout, _mapped_rows(path, layout)))
+    rows = _gathered_rows(path, offset, layout)
+    return Source(layout.count, named_images(name, layout, rows))
 
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
@@ -68,9 +72,19 @@ def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
             yield streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
 
 
-def _mapped_rows(path: Path, layout: Layout) -> Iterator[npt.NDArray[Any]]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    yield from array.reshape(layout.count, *layout.row_shape)
+def _gathered_rows(path: Path, offset: int, layout: Layout) -> Iterator[npt.NDArray[Any]]:
+    """The images of an array in Fortran order: all first pixels, all second pixels, and so on."""
+    most = max(1, _GATHERED // layout.row_bytes)
+    axes = tuple(reversed(layout.row_shape))  # Fortran counts along the first axis first
+    with open_regular(path) as file:
+        for first in range(0, layout.count, most):
+            size = min(most, layout.count - first)
+            block = np.empty((math.prod(axes), size), layout.dtype)
+            for pixel, values in enumerate(block):
+                file.seek(offset + (pixel * layout.count + first) * layout.dtype.itemsize)
+                if file.readinto(values) < values.nbytes:
+                    raise damaged(str(path), "it was cut off while it was read")
+            yield from block.reshape(*axes, size).T
 
 
 def _read_npy_header(stream: Stream, name: str) -> ArrayHeader:

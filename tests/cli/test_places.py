@@ -1,5 +1,9 @@
 """No command overwrites what it reads, or one of its outputs with another: exit code 2."""
 
+import os
+import subprocess
+import sys
+
 import click
 import numpy as np
 import pytest
@@ -103,3 +107,20 @@ def test_the_library_refuses_it_too(folder, name):
             "model.safetensors", folder / name, format="onnx", images="images.npy", device="cpu"
         )
     assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the memory of another process")
+@pytest.mark.parametrize("command", [VERIFY, EXPORT, PREDICT, "inspect model.onnx"])
+def test_a_limit_with_which_nothing_works_is_named(folder, command):
+    """Not left to numpy's libraries, which end the process with exit code 1: a wrong result."""
+    import resource
+
+    done = subprocess.run(
+        [sys.executable, "-m", "capsnet", *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**27, 2**27)),
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "may take 128 MiB of memory, expected at least 200" in done.stderr

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capsnet.data import numpy_files
 from capsnet.data.idx import ASSETS, mnist_test_set, read_idx
 from capsnet.data.stream import count_images, stream_images
 from capsnet.errors import DataError
@@ -98,6 +99,34 @@ def test_npy_in_fortran_order(tmp_path):
     array = np.asfortranarray(pixels(7, 4, 5))
     images = read(npy(tmp_path, array))
     np.testing.assert_allclose(images[3][1][0], array[3] / 255, rtol=1e-7)
+
+
+def test_npy_in_fortran_order_is_read_in_parts(tmp_path, monkeypatch):
+    for array, shape in (
+        (pixels(7, 4, 5), GREY),
+        (pixels(4, 5), GREY),
+        (pixels(7, 3, 4, 5), COLOUR),
+        (pixels(7, 4, 5, 3), COLOUR),
+    ):
+        path = npy(tmp_path, np.asfortranarray(array))
+        expected = np.moveaxis(array, -1, 1) if array.shape[-1] == 3 else array
+        for size in (1, 120, 1000):
+            monkeypatch.setattr(numpy_files, "_GATHERED", size)
+            found = np.stack([image for _, image in read(path, shape)])
+            np.testing.assert_array_equal(
+                found, expected.reshape(-1, *shape).astype(np.float32) / np.float32(255)
+            )
+
+
+def test_npy_in_fortran_order_that_is_cut_off_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+    """Not the end of the process, as where pages of it are mapped."""
+    monkeypatch.setattr(numpy_files, "_GATHERED", 1)
+    np.save(tmp_path / "a.npy", np.asfortranarray(pixels(7, 40, 50)))
+    images = stream_images(tmp_path / "a.npy", (1, 40, 50))
+    next(images)
+    os.truncate(tmp_path / "a.npy", 1000)
+    with pytest.raises(DataError, match=r"a\.npy.*it was cut off while it was read"):
+        list(images)
 
 
 def test_npz_in_fortran_order_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import capsnet.runtime.resumable as resumable
 from capsnet.errors import OutputError
 from capsnet.runtime.predict import Prediction, write_csv, write_jsonl
 from capsnet.runtime.resumable import PartialFile, partial_path
@@ -177,3 +178,62 @@ def test_an_earlier_file_stays_until_all_rows_are_there(target, kind):
     run(target, kind, resume=True)
     assert target.read_bytes() == expected(kind)
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_its_run_removes_while_it_is_being_opened_is_not_written(
+    target, kind, monkeypatch
+):
+    def lock_late(handle):
+        monkeypatch.undo()
+        partial_path(target).unlink()
+        return resumable.lock(handle)
+
+    partial_path(target).touch()
+    monkeypatch.setattr(resumable, "lock", lock_late)
+    with PartialFile(target, RUN, kind, resume=True) as partial:
+        rows(kind, images(), partial.file)
+        partial.file.flush()
+        assert partial_path(target).stat().st_size > 0
+        partial.finish()
+    assert target.read_bytes() == expected(kind)
+
+
+def test_a_file_without_rows_is_removed_while_it_is_locked(target, kind, monkeypatch):
+    seen = []
+
+    class Watched(io.TextIOWrapper):
+        def close(self):
+            seen.append(partial_path(target).exists())
+            super().close()
+
+    monkeypatch.setattr(resumable, "TextIOWrapper", Watched)
+    with PartialFile(target, RUN, kind, resume=False):
+        pass
+    assert seen[0] is False
+
+
+def test_a_file_of_another_run_in_its_place_is_left_alone(target, kind):
+    with PartialFile(target, RUN, kind, resume=False) as partial:
+        partial_path(target).unlink()
+        partial_path(target).write_text("another run")
+    assert partial_path(target).read_text() == "another run"
+    assert not partial.holds_rows
+
+
+def test_finishing_does_not_need_the_file_that_somebody_has_removed(target, kind):
+    with PartialFile(target, RUN, kind, resume=False) as partial:
+        rows(kind, images(), partial.file)
+        partial_path(target).unlink()
+        partial.finish()
+    assert target.read_bytes() == expected(kind)
+
+
+def test_a_first_line_that_cannot_be_written_leaves_nothing(target, kind, monkeypatch):
+    class Full(io.BufferedRandom):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resumable.os, "fdopen", lambda handle, _: Full(io.FileIO(handle, "r+b")))
+    with pytest.raises(OutputError, match="No space"):
+        PartialFile(target, RUN, kind, resume=False)
+    assert not partial_path(target).exists()
