@@ -116,7 +116,7 @@ def _kind(name: str) -> Callable[..., Any]:
 def _resident(
     name: str,
     kind: str,
-    exported: ExportedAs | None = None,
+    recipe: Recipe | None = None,
     precisions: Sequence[str] = ("fp32", "fp16"),
     **options: Any,
 ) -> list[BuiltIn]:
@@ -126,7 +126,7 @@ def _resident(
             f"resident-{name}" + ("" if precision == "fp32" else f"-{precision}"),
             ("resident",),
             functools.partial(_kind(kind), resident=True, precision=precision, **options),
-            exported and dataclasses.replace(exported, precision=precision),
+            recipe and dataclasses.replace(recipe, precision=precision),
             baseline=precision == "fp32" and name in ("eager", "onnx-naive"),
         )
         for precision in precisions
@@ -165,13 +165,13 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         *_resident("eager", "Eager"),
         *_resident("compile", "Compiled"),
         *_resident("max-autotune", "Compiled", mode="max-autotune"),
-        *_resident("torchscript", "PlainTorchScript", ExportedAs("torchscript")),
+        *_resident("torchscript", "PlainTorchScript", Recipe("torchscript")),
         *_resident("onnx-naive", "PlainOnnx", _NAIVE, ["fp32"]),
         *_resident("onnx-direct", "PlainOnnx", _DIRECT, ["fp32"]),
-        *_resident("onnx", "PlainOnnx", ExportedAs("onnx")),
-        *_resident("onnx-nhwc", "PlainOnnx", ExportedAs("onnx"), cuda_options={"prefer_nhwc": "1"}),
-        *_resident("onnx-graph", "PlainOnnx", ExportedAs("onnx"), cuda_graphs=True),
-        BuiltIn("resident-onnx-tf32", ("resident",), _in_tf32, ExportedAs("onnx")),
+        *_resident("onnx", "PlainOnnx", Recipe("onnx")),
+        *_resident("onnx-nhwc", "PlainOnnx", Recipe("onnx"), cuda_options={"prefer_nhwc": "1"}),
+        *_resident("onnx-graph", "PlainOnnx", Recipe("onnx"), cuda_graphs=True),
+        BuiltIn("resident-onnx-tf32", ("resident",), _in_tf32, Recipe("onnx")),
     )
 }
 """The candidates by name; a new one is one more row."""
