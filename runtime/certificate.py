@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA_VERSION",
     "certificate_path",
+    "certificate_text",
     "environment",
     "require_certificate",
     "write_certificate",
@@ -59,9 +60,13 @@ def write_certificate(certificate: "Certificate", artifact: Path) -> Path:
     """
     target = certificate_path(artifact)
     with atomic_path(target) as temporary:
-        text = json.dumps(to_values(certificate), indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(certificate_text(certificate), encoding="utf-8")
     return target
+
+
+def certificate_text(certificate: "Certificate") -> str:
+    """What is in the file."""
+    return json.dumps(to_values(certificate), indent=2) + "\n"
 
 
 def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
