@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import load_checkpoint
 from capsnet.cli.candidates import Exported
 from capsnet.data.idx import mnist_test_set
 from capsnet.documents import to_values
@@ -135,10 +136,10 @@ def main() -> None:
         for command in commands(Path(name)):
             checks.append(ran(command))
             keep()
-        groups = candidates(BUNDLED_CHECKPOINT, Path(name))
+        groups = candidates(BUNDLED["mnist"], Path(name))
         images = mnist_test_set().images[:IMAGES] / np.float32(255)
         encoders = Settings(BATCHES, device="cuda", on_progress=print)
-        for title, results in measured(BUNDLED_CHECKPOINT, groups, images, encoders):
+        for title, results in measured(BUNDLED["mnist"], groups, images, encoders):
             speeds[title] = results
             keep()
     proven = all(r.device == "cuda" and not r.failure for found in speeds.values() for r in found)

@@ -21,6 +21,7 @@ except ImportError:  # Windows: files left by a kill stay there
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "StagedFile",
     "atomic_path",
     "check_working_folder",
@@ -224,7 +225,10 @@ def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None
     return None
 
 
-_READ_IN_FOLDERS = (".png", ".jpg", ".jpeg", "-ubyte", "-ubyte.gz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Of the images that are read of a folder."""
+
+_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz")
 
 
 def _reads(read: Path, written: Path, real: str) -> bool:

@@ -6,6 +6,7 @@ that the process which proves an export starts before this one imports torch.
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.errors import CapsNetError, ConfigError, OutputError
-from capsnet.files import StagedFile, check_writable, clash, file_sha256
+from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
+from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
 from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
 from capsnet.forms import check_forms
 from capsnet.precision import find_precision
@@ -283,6 +284,9 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
 
     model = load_checkpoint(request.checkpoint)
     session = open_session(artifact, "cpu")
+    content = read_file(artifact)
+    if hashlib.sha256(content).hexdigest() != session.sha256:
+        raise ArtifactError(f"{artifact} was changed while it was read; verify it again")
     metadata = session.metadata
     lowered = lower(
         model,
@@ -295,8 +299,8 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     images = load_images(few, model.config, file_sha256(request.checkpoint)).images
     images = images[np.arange(count) % len(images)]
     if session.format == "onnx":
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(artifact, images).items()}
+        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, images).items()}
     else:
         found = record_stages(lowered, torch.from_numpy(images))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}
-    return locate(model, readable, images, metadata.precision)
+    return locate(model, readable, images, metadata.precision, request.tolerance)

@@ -30,7 +30,7 @@ def export(tmp_path, monkeypatch, certificate):
     """Export in two formats over earlier files; neither the export nor the proof takes time."""
 
     class Judge:
-        def __init__(self, request):
+        def __init__(self, _request):
             self.files = []
 
         __enter__ = lambda self: self  # noqa: E731

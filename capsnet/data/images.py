@@ -3,20 +3,22 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from capsnet.data.arrays import scaled
-from capsnet.data.source import Found, Image, ImageShape, Source, reading
+from capsnet.data.source import Found, Image, ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
-from capsnet.files import open_regular
+from capsnet.files import IMAGE_SUFFIXES, open_regular
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 __all__ = ["IMAGE_MAGIC", "folder_images", "image_file"]
 
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 """First bytes of a PNG and of a JPEG file."""
-
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def folder_images(folder: Path, image_shape: ImageShape) -> Iterator[Source]:
@@ -27,7 +29,7 @@ def folder_images(folder: Path, image_shape: ImageShape) -> Iterator[Source]:
         yield image_file(path, image_shape)
     if empty:
         raise DataError(
-            f"the folder {folder} holds no images: expected {', '.join(_SUFFIXES)} files in "
+            f"the folder {folder} holds no images: expected {', '.join(IMAGE_SUFFIXES)} files in "
             "it or below it; name .npy, .npz and IDX files one by one"
         )
 
@@ -40,7 +42,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if not path.is_symlink():  # a link may lead back to where it lies
                 yield from _files_below(path)
-        elif path.suffix.lower() in _SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield path
 
 
@@ -64,6 +66,15 @@ def image_file(path: Path, image_shape: ImageShape) -> Source:
     return Source(1, images())
 
 
+def _opened(file: BinaryIO, name: str) -> "ImageFile":
+    from PIL import Image as Pillow
+
+    try:
+        return Pillow.open(file, formats=("PNG", "JPEG"))
+    except Pillow.UnidentifiedImageError as error:  # its words name the object, not the file
+        raise damaged(name, "no PNG or JPEG image") from error
+
+
 def _decoded(path: Path, image_shape: ImageShape) -> Image:
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -78,7 +89,7 @@ def _decoded(path: Path, image_shape: ImageShape) -> Image:
         with (
             reading(str(path)),
             open_regular(path) as file,
-            Pillow.open(file, formats=("PNG", "JPEG")) as stored,
+            _opened(file, str(path)) as stored,
         ):
             image: Pillow.Image = stored
             if sorted(stored.size) == sorted((width, height)):  # nothing larger is decoded

@@ -2,10 +2,12 @@
 
 import functools
 import io
+import math
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +21,11 @@ from capsnet.data.arrays import (
     named_images,
     streamed,
 )
-from capsnet.data.source import ImageShape, Source, damaged
+from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz"]
+__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz", "read_npy"]
 
 _LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
 
@@ -40,12 +42,29 @@ def npy(path: Path, image_shape: ImageShape) -> Source:
     name = str(path)
     with open_regular(path) as file:
         header = _read_npy_header(file, name)
-        offset, size = file.tell(), path.stat().st_size
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
     if not header.fortran_order:
         return streamed(name, lambda: open_regular(path), _read_npy_header, size, image_shape)
     layout = find_layout(name, header, image_shape)
     check_size(name, offset, layout, size)
-    return Source(layout.count, named_images(name, layout, _mapped_rows(path, layout)))
+    rows = _mapped_rows(path, offset, header.shape, layout)
+    return Source(layout.count, named_images(name, layout, rows))
+
+
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """The array in a ``.npy`` file, which must hold all of it and nothing else.
+
+    Raises:
+        DataError: if it does not, or cannot be read.
+    """
+    name = str(path)
+    with reading(name), open_regular(path) as file:
+        header = _read_npy_header(file, name)
+        expected = math.prod(header.shape) * header.dtype.itemsize
+        if os.fstat(file.fileno()).st_size != file.tell() + expected:
+            raise damaged(name, f"its header asks for {expected} bytes of data")
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        return np.frombuffer(file.read(), header.dtype).reshape(header.shape, order=order)
 
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
@@ -68,8 +87,11 @@ def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
             yield streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
 
 
-def _mapped_rows(path: Path, layout: Layout) -> Iterator[npt.NDArray[Any]]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+def _mapped_rows(
+    path: Path, offset: int, shape: tuple[int, ...], layout: Layout
+) -> Iterator[npt.NDArray[Any]]:
+    with open_regular(path) as file:
+        array = np.memmap(file, layout.dtype, "r", offset, shape, order="F")
     yield from array.reshape(layout.count, *layout.row_shape)
 
 

@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from capsnet.checkpoint import save_checkpoint
+from capsnet.checkpoint import read_safetensors, save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
-from capsnet.files import atomic_path
+from capsnet.files import atomic_path, read_file
 from capsnet.model import CapsNet
 from capsnet.training.forms import encode
 from capsnet.training.step import reuse_freed_memory, training_step
@@ -292,9 +292,8 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "of the run that was interrupted"
         )
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            document = dict(json.loads(file.metadata()["run"]))
-            return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_safetensors(read_file(path))
+        return dict(json.loads(metadata["run"])), tensors
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
 
