@@ -1,7 +1,7 @@
 """Checkpoints: weights and configuration in one safetensors file. No pickle."""
 
+import io
 import json
-import os
 import struct
 import warnings
 import zipfile
@@ -11,22 +11,19 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
 from capsnet.documents import parse_json, to_values
 from capsnet.errors import CheckpointError, ConfigError
-from capsnet.files import atomic_path, open_regular
+from capsnet.files import atomic_path, read_file
 from capsnet.importers.readable_capsnet import from_readable_capsnet
 from capsnet.layers import KINDS
 from capsnet.model import CapsNet
 
-__all__ = ["BUNDLED_CHECKPOINT", "load_checkpoint", "save_checkpoint"]
-
-BUNDLED_CHECKPOINT = BUNDLED["mnist"]
-"""The trained MNIST model that comes with the package."""
+__all__ = ["load_checkpoint", "read_safetensors", "save_checkpoint"]
 
 _METADATA_KEY = "capsnet"
 _SCHEMA_VERSION = 2  # version 0.1 of the toolkit wrote none
@@ -84,15 +81,15 @@ def load_checkpoint(path: Path | str) -> CapsNet:
     """
     path = Path(path)
     try:
-        with open_regular(path) as file:
-            head = file.read(9)
+        content = read_file(path)
     except OSError as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror}; give a checkpoint file, or the name "
             f"of a bundled one: {', '.join(BUNDLED)}"
         ) from error
-    is_safetensors = head[8:] == b"{" or path.suffix == ".safetensors"
-    config, tensors = _read_safetensors(path) if is_safetensors else _read_state_dict(path)
+    is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
+    read = _read_safetensors if is_safetensors else _read_state_dict
+    config, tensors = read(path, content)
     try:
         with torch.device("meta"):
             model = CapsNet(config)
@@ -136,12 +133,21 @@ def _finite(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor
     return tensor
 
 
-def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+def read_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors in the content of a safetensors file.
+
+    Raises:
+        SafetensorError, ValueError, KeyError: if it is damaged.
+    """
+    tensors = load(content)
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {}), tensors
+
+
+def _read_safetensors(path: Path, content: bytes) -> tuple[CapsNetConfig, dict[str, Tensor]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+        metadata, tensors = read_safetensors(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: truncated or damaged ({error})"
         ) from error
@@ -163,12 +169,12 @@ def _read_safetensors(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: bad configuration: {error}") from error
 
 
-def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
-    _check_archive(path)
+def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    _check_archive(path, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
         raise CheckpointError(
             f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
@@ -191,18 +197,16 @@ def _read_state_dict(path: Path) -> tuple[CapsNetConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: the tensors describe no network: {error}") from error
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, data: bytes) -> None:
     """Raise CheckpointError where a zip archive would become larger than its file.
 
     torch stores its records as they are. Compressed, a few megabytes may hold any number of zeros.
     """
+    if data[:2] != b"PK":
+        return  # the form that torch used to write, which has no compression
     try:
-        with open_regular(path) as file:
-            if file.read(2) != b"PK":
-                return  # the form that torch used to write, which has no compression
-            size = os.fstat(file.fileno()).st_size
-            with zipfile.ZipFile(file) as archive:
-                records = archive.infolist()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: its zip archive is truncated or damaged ({error})"
@@ -213,7 +217,7 @@ def _check_archive(path: Path) -> None:
             "torch.save does it; save the state_dict again"
         )
     names = {record.filename.casefold() for record in records}
-    if sum(record.file_size for record in records) > size or len(names) < len(records):
+    if sum(record.file_size for record in records) > len(data) or len(names) < len(records):
         raise CheckpointError(
             f"{path} is not a checkpoint: its records claim more bytes than the file has, or "
             "share a name; save the state_dict again"

@@ -101,9 +101,7 @@ class StagedFile:
     """
 
     def __init__(self, target: Path) -> None:
-        if target.exists() and not target.is_file():  # renaming over /dev/null would remove it
-            kind = "a folder" if target.is_dir() else "a device or a pipe"
-            raise OutputError(f"cannot write {target}: it is {kind}; give the name of a file")
+        _require_place(target)
         self._target = target
         self._place = Path(os.path.realpath(target))
         try:
@@ -121,11 +119,20 @@ class StagedFile:
         if isinstance(error, OSError):
             raise OutputError(cannot_write(self._target, error)) from error
 
-    def commit(self) -> None:
-        """Put the file in the target's place, synced to the disk before.
+    def write_text(self, text: str) -> None:
+        """Write all of the file, in UTF-8."""
+        try:
+            self.path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(cannot_write(self._target, error)) from error
 
-        The permissions are those of the file that is replaced, or else those of a new file.
+    def prepare(self) -> None:
+        """Do all of :meth:`commit` that can fail, for files that appear together or not at all.
+
+        The file is synced to the disk. Its permissions are those of the file that is replaced, or
+        else those of a new file.
         """
+        _require_place(self._target)
         try:
             os.fsync(self._handle)
             try:
@@ -133,9 +140,23 @@ class StagedFile:
             except FileNotFoundError:
                 mode = _default_mode()
             self.path.chmod(mode)
+        except OSError as error:
+            raise OutputError(cannot_write(self._target, error)) from error
+
+    def commit(self) -> None:
+        """Put the file in the target's place."""
+        self.prepare()
+        try:
             self.path.replace(self._place)
         except OSError as error:
             raise OutputError(cannot_write(self._target, error)) from error
+
+
+def _require_place(target: Path) -> None:
+    """Raise OutputError where a file would replace what is none."""
+    if target.exists() and not target.is_file():  # renaming over /dev/null would remove it
+        kind = "a folder" if target.is_dir() else "a device or a pipe"
+        raise OutputError(f"cannot write {target}: it is {kind}; give the name of a file")
 
 
 @contextlib.contextmanager

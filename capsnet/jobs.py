@@ -6,6 +6,7 @@ that the process which proves an export starts before this one imports torch.
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.errors import CapsNetError, ConfigError, OutputError
-from capsnet.files import StagedFile, check_writable, clash, file_sha256
+from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
+from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
 from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
 from capsnet.forms import check_forms
 from capsnet.precision import find_precision
-from capsnet.runtime.certificate import certificate_path, write_certificate
+from capsnet.runtime.certificate import (
+    certificate_path,
+    certificate_text,
+    write_certificate,
+)
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ArtifactFile, Proof
@@ -100,6 +105,8 @@ def export_artifacts(
 ) -> list[Exported]:
     """Export a checkpoint to files, and prove each: a file appears only if it passes.
 
+    The files and their certificates appear together, after all of them were written.
+
     Args:
         targets: where to write each format, by name.
         checkpoint: the network's.
@@ -119,7 +126,11 @@ def export_artifacts(
     """
     _check_places(targets, checkpoint, request, calibration)
     with contextlib.ExitStack() as stack:
-        staged = {name: stack.enter_context(StagedFile(path)) for name, path in targets.items()}
+        places = {name: (path, certificate_path(path)) for name, path in targets.items()}
+        staged, beside = (
+            {name: stack.enter_context(StagedFile(pair[n])) for name, pair in places.items()}
+            for n in (0, 1)
+        )
         # It computes the reference while this process exports.
         judge = None if request is None else stack.enter_context(FreshProcess(request))
         written = []
@@ -133,9 +144,11 @@ def export_artifacts(
             names = {file.path: targets[name].name for name, file in staged.items()}
             with _calling(names):
                 proofs = judge.proofs()
-        results = []
-        for (name, file), facts, proof in zip(staged.items(), written, proofs, strict=True):
-            results.append(_finish(file, targets[name], facts, proof))
+        results = [
+            Exported(path, facts, None if proof is None else proof.renamed(path.name))
+            for path, facts, proof in zip(targets.values(), written, proofs, strict=True)
+        ]
+        _commit(results, list(staged.values()), list(beside.values()))
         return results
 
 
@@ -203,17 +216,25 @@ def _write(
         yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
 
 
-def _finish(file: StagedFile, target: Path, facts: ArtifactFile, proof: Proof | None) -> Exported:
-    """Put a file that is not wrong in its place, and its certificate beside it."""
-    if proof is None:
-        file.commit()
-        certificate_path(target).unlink(missing_ok=True)  # of the file that was replaced
-        return Exported(target, facts, None)
-    proof = proof.renamed(target.name)
-    if proof.certificate.passed:
-        file.commit()
-        write_certificate(proof.certificate, target)
-    return Exported(target, facts, proof)
+def _commit(
+    results: Sequence[Exported], artifacts: Sequence[StagedFile], beside: Sequence[StagedFile]
+) -> None:
+    """Put the files that are not wrong in their places, and their certificates beside them.
+
+    What can fail is done for all of them first. Then the earlier certificate goes, the artifact
+    comes, and its certificate after it: none ever lies beside bytes that it does not name.
+    """
+    passed = [found for found in zip(results, artifacts, beside, strict=True) if found[0].passed]
+    for result, artifact, certificate in passed:
+        if result.proof is not None:
+            certificate.write_text(certificate_text(result.proof.certificate))
+        artifact.prepare()
+        certificate.prepare()
+    for result, artifact, certificate in passed:
+        certificate_path(result.path).unlink(missing_ok=True)
+        artifact.commit()
+        if result.proof is not None:
+            certificate.commit()
 
 
 @contextlib.contextmanager
@@ -276,6 +297,9 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
 
     model = load_checkpoint(request.checkpoint)
     session = open_session(artifact, "cpu")
+    content = read_file(artifact)
+    if hashlib.sha256(content).hexdigest() != session.sha256:
+        raise ArtifactError(f"{artifact} was changed while it was read; verify it again")
     metadata = session.metadata
     lowered = lower(
         model,
@@ -288,8 +312,8 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     images = load_images(few, model.config, file_sha256(request.checkpoint)).images
     images = images[np.arange(count) % len(images)]
     if session.format == "onnx":
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(artifact, images).items()}
+        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, images).items()}
     else:
         found = record_stages(lowered, torch.from_numpy(images))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}
-    return locate(model, readable, images, metadata.precision)
+    return locate(model, readable, images, metadata.precision, request.tolerance)

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Proven",
     "certificate_path",
+    "certificate_text",
     "environment",
     "require_certificate",
     "write_certificate",
@@ -23,6 +26,27 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 _RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "torch", "numpy", "capsnet-export")
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What a certificate that passes says.
+
+    Attributes:
+        device: where the artifact computed the right numbers.
+        notes: in words, where this environment differs from the one of the proof.
+    """
+
+    device: str
+    notes: tuple[str, ...]
+
+    def require_device(self, device: str, artifact: Path) -> None:
+        """Raise ArtifactError where the artifact runs on a device that it is not proven on."""
+        if device != self.device:
+            raise ArtifactError(
+                f"{artifact} is proven on {printable(self.device)}, and would run on {device}, "
+                f"whose numbers are others; run: capsnet verify --device {device} {artifact}"
+            )
 
 
 def certificate_path(artifact: Path) -> Path:
@@ -59,12 +83,16 @@ def write_certificate(certificate: "Certificate", artifact: Path) -> Path:
     """
     target = certificate_path(artifact)
     with atomic_path(target) as temporary:
-        text = json.dumps(to_values(certificate), indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(certificate_text(certificate), encoding="utf-8")
     return target
 
 
-def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
+def certificate_text(certificate: "Certificate") -> str:
+    """What is in the file."""
+    return json.dumps(to_values(certificate), indent=2) + "\n"
+
+
+def require_certificate(artifact: Path, sha256: str) -> Proven:
     """Refuse an artifact that is not proven.
 
     Args:
@@ -72,7 +100,7 @@ def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
         sha256: of the bytes that are about to run, lower-case hexadecimal.
 
     Returns:
-        Notes in words where this environment differs from the one of the proof.
+        Where it is proven. Whether it runs there is known when it was opened.
 
     Raises:
         ArtifactError: if the certificate is missing, unreadable, or belongs to other bytes.
@@ -88,6 +116,7 @@ def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
             document["artifact"]["sha256"],
             document["parity"].get("overridden", False),
         )
+        device = str(document["device"])
         proven_in = {str(name): str(found) for name, found in document["environment"].items()}
     except FileNotFoundError as error:
         raise ArtifactError(f"{artifact} has no certificate {path.name}; {advice}") from error
@@ -113,8 +142,9 @@ def require_certificate(artifact: Path, sha256: str) -> tuple[str, ...]:
         )
     here = environment()
     found = {n: (proven_in.get(n, "absent"), here.get(n, "absent")) for n in proven_in | here}
-    return tuple(
+    notes = (
         printable(f"proven with {name} {there}, here it is {now}")
         for name, (there, now) in sorted(found.items())
         if there != now
     )
+    return Proven(device, tuple(notes))

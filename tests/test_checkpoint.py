@@ -17,7 +17,8 @@ import torch
 from support import oracle
 from support.networks import altered, network
 
-from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.config import CapsNetConfig, preset
 from capsnet.errors import CheckpointError, OutputError
 from capsnet.layers.dynamic import DynamicConfig
@@ -501,6 +502,6 @@ def test_loading_prints_nothing(tmp_path, capsys, caplog):
 
 
 def test_the_bundled_checkpoint_is_the_mnist_preset():
-    model = load_checkpoint(BUNDLED_CHECKPOINT)
+    model = load_checkpoint(BUNDLED["mnist"])
     assert model.config == preset("mnist")
-    assert metadata(BUNDLED_CHECKPOINT)["training"]
+    assert metadata(BUNDLED["mnist"])["training"]

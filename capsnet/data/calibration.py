@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.data.idx import mnist_calibration_images
+from capsnet.data.idx import mnist_calibration_images, require_mnist_shape
 from capsnet.data.stream import stream_images
-from capsnet.errors import DataError
 
 __all__ = ["calibration_images"]
 
@@ -38,9 +37,5 @@ def calibration_images(
         return np.stack(chosen) if chosen else np.empty((0, *image_shape), np.float32)
     if given is not None:
         return np.asarray(given, np.float32)
-    if image_shape != (1, 28, 28):
-        raise DataError(
-            f"the network takes {list(image_shape)} images, so the bundled MNIST images cannot "
-            "calibrate it: give training images with --calibrate"
-        )
+    require_mnist_shape(image_shape, "cannot calibrate it: give training images with --calibrate")
     return mnist_calibration_images()

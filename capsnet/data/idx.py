@@ -1,9 +1,11 @@
 """Images and labels from IDX files (the format of MNIST and Fashion-MNIST). Needs only numpy."""
 
+import contextlib
 import gzip
 import math
+import os
 import struct
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +28,13 @@ __all__ = [
     "mnist_calibration_images",
     "mnist_test_set",
     "read_idx",
+    "require_mnist_shape",
 ]
 
-"""The folder of the data and the checkpoint that come with the package."""
-
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\0\0"
+
+_MOST_EXPANDED = 32  # images hardly shrink to a thirtieth; zeros do to a thousandth
+_ALWAYS_READ = 2**24  # bytes, however small their file
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -52,19 +56,23 @@ def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
         An array of the shape and type that the file's header gives, in native byte order.
 
     Raises:
-        DataError: if the file cannot be read, is not IDX, or is truncated.
+        DataError: if the file cannot be read, is not IDX, is truncated or goes on after its end, or
+            is far larger than it would be uncompressed.
     """
     name = str(path)
-    with reading(name), _opened(Path(path)) as stream:
+    with reading(name), _opened(Path(path)) as (stream, size):
         header = _read_header(stream, name)
-        content = stream.read()
-        start = stream.tell() - len(content)
-    expected = header.dtype.itemsize * math.prod(header.shape)
+        expected = header.dtype.itemsize * math.prod(header.shape)
+        if expected > max(_MOST_EXPANDED * size, _ALWAYS_READ):
+            raise DataError(
+                f"cannot read {name}: its header asks for {expected} bytes, and it has {size}; if "
+                "that is right, unpack it (gunzip)"
+            )
+        start = stream.tell()
+        content = stream.read(expected + 1)
     if len(content) != expected:
-        raise damaged(
-            name,
-            f"it holds {start + len(content)} bytes, its header asks for {start + expected}",
-        )
+        found = f"{'at least ' if len(content) > expected else ''}{start + len(content)}"
+        raise damaged(name, f"it holds {found} bytes, its header asks for {start + expected}")
     array = np.frombuffer(content, header.dtype).reshape(header.shape)
     return array.astype(header.dtype.newbyteorder("="))
 
@@ -79,17 +87,29 @@ def idx_images(path: Path, image_shape: ImageShape) -> Source:
     Raises:
         DataError: if it is not IDX, is truncated, or holds no such images.
     """
-    size = None if _is_gzipped(path) else path.stat().st_size
-    return streamed(str(path), lambda: _opened(path), _read_header, size, image_shape)
+
+    @contextlib.contextmanager
+    def stream() -> Iterator[Stream]:
+        with _opened(path) as (opened, _):
+            yield opened
+
+    with _opened(path) as (opened, stored):
+        size = None if isinstance(opened, gzip.GzipFile) else stored
+    return streamed(str(path), stream, _read_header, size, image_shape)
 
 
-def _is_gzipped(path: Path) -> bool:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Stream, int]]:
+    """What is in a file, plain or gzipped, and the size of the file."""
     with open_regular(path) as file:
-        return file.read(2) == GZIP_MAGIC
-
-
-def _opened(path: Path) -> AbstractContextManager[Stream]:
-    return gzip.open(path) if _is_gzipped(path) else path.open("rb")
+        size = os.fstat(file.fileno()).st_size
+        zipped = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        if not zipped:
+            yield file, size
+            return
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield stream, size
 
 
 def _read_header(stream: Stream, name: str) -> ArrayHeader:
@@ -145,6 +165,14 @@ def mnist_calibration_images() -> npt.NDArray[np.float32]:
     """256 MNIST training images ``[n, 1, 28, 28]``, values 0..1, that come with the package."""
     pixels = read_idx(ASSETS / "calibration-images-idx3-ubyte.gz")
     return pixels[:, None].astype(np.float32) / np.float32(255)
+
+
+def require_mnist_shape(image_shape: ImageShape, otherwise: str) -> None:
+    """Raise DataError, with what cannot be done and what to do, where MNIST does not fit."""
+    if image_shape != (1, 28, 28):
+        raise DataError(
+            f"the network takes {list(image_shape)} images, so the bundled MNIST images {otherwise}"
+        )
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -3,13 +3,17 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from capsnet.data.arrays import scaled
-from capsnet.data.source import Found, Image, ImageShape, Source, reading
+from capsnet.data.source import Found, Image, ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 from capsnet.files import IMAGE_SUFFIXES, open_regular
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 __all__ = ["IMAGE_MAGIC", "folder_images", "image_file"]
 
@@ -62,6 +66,15 @@ def image_file(path: Path, image_shape: ImageShape) -> Source:
     return Source(1, images())
 
 
+def _opened(file: BinaryIO, name: str) -> "ImageFile":
+    from PIL import Image as Pillow
+
+    try:
+        return Pillow.open(file, formats=("PNG", "JPEG"))
+    except Pillow.UnidentifiedImageError as error:  # its words name the object, not the file
+        raise damaged(name, "no PNG or JPEG image") from error
+
+
 def _decoded(path: Path, image_shape: ImageShape) -> Image:
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -76,7 +89,7 @@ def _decoded(path: Path, image_shape: ImageShape) -> Image:
         with (
             reading(str(path)),
             open_regular(path) as file,
-            Pillow.open(file, formats=("PNG", "JPEG")) as stored,
+            _opened(file, str(path)) as stored,
         ):
             image: Pillow.Image = stored
             if sorted(stored.size) == sorted((width, height)):  # nothing larger is decoded

@@ -3,10 +3,11 @@
 import functools
 import io
 import math
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,11 @@ from capsnet.data.arrays import (
     named_images,
     streamed,
 )
-from capsnet.data.source import ImageShape, Source, damaged
+from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz"]
+__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz", "read_npy"]
 
 _LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
 _GATHERED = 2**25  # bytes of images that are gathered at once
@@ -43,13 +44,29 @@ def npy(path: Path, image_shape: ImageShape) -> Source:
     name = str(path)
     with open_regular(path) as file:
         header = _read_npy_header(file, name)
-        offset, size = file.tell(), path.stat().st_size
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
     if not header.fortran_order:
         return streamed(name, lambda: open_regular(path), _read_npy_header, size, image_shape)
     layout = find_layout(name, header, image_shape)
     check_size(name, offset, layout, size)
     rows = _gathered_rows(path, offset, layout)
     return Source(layout.count, named_images(name, layout, rows))
+
+
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """The array in a ``.npy`` file, which must hold all of it and nothing else.
+
+    Raises:
+        DataError: if it does not, or cannot be read.
+    """
+    name = str(path)
+    with reading(name), open_regular(path) as file:
+        header = _read_npy_header(file, name)
+        expected = math.prod(header.shape) * header.dtype.itemsize
+        if os.fstat(file.fileno()).st_size != file.tell() + expected:
+            raise damaged(name, f"its header asks for {expected} bytes of data")
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        return np.frombuffer(file.read(), header.dtype).reshape(header.shape, order=order)
 
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:

@@ -19,10 +19,10 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from capsnet.checkpoint import save_checkpoint
+from capsnet.checkpoint import read_safetensors, save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
@@ -291,10 +291,8 @@ class _Run:
 
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        content = read_file(path)
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return dict(json.loads(header["__metadata__"]["run"])), tensors
+        metadata, tensors = read_safetensors(read_file(path))
+        return dict(json.loads(metadata["run"])), tensors
     except FileNotFoundError as error:
         raise CheckpointError(
             f"nothing to resume: there is no {path}; start without resuming (--resume), or name "

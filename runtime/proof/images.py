@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
-from capsnet.data.idx import load_split, mnist_test_set
+from capsnet.data.idx import load_split, mnist_test_set, require_mnist_shape
+from capsnet.data.numpy_files import read_npy
 from capsnet.data.stream import count_images, stream_images
 from capsnet.errors import DataError
-from capsnet.files import file_sha256, open_regular
+from capsnet.files import file_sha256
 from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
@@ -67,15 +69,9 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
 def _bundled(
     config: CapsNetConfig, checkpoint_sha256: str
 ) -> tuple[npt.NDArray[np.uint8], Labels | None]:
-    from capsnet.checkpoint import BUNDLED_CHECKPOINT
-
-    if config.image_shape != (1, 28, 28):
-        raise DataError(
-            f"the network takes {list(config.image_shape)} images, so the bundled MNIST images "
-            "do not fit it: give images with --images"
-        )
+    require_mnist_shape(config.image_shape, "do not fit it: give images with --images")
     pixels, labels = mnist_test_set()
-    known = checkpoint_sha256 == file_sha256(BUNDLED_CHECKPOINT)
+    known = checkpoint_sha256 == file_sha256(BUNDLED["mnist"])
     return pixels, labels if known else None
 
 
@@ -92,15 +88,11 @@ def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImage
 
 
 def _read_labels(path: Path, images: int) -> Labels:
-    try:
-        with open_regular(path) as file:
-            labels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read the labels {path}: {error}; give a .npy file") from error
-    if getattr(labels, "shape", None) != (images,) or labels.dtype.kind not in "iu":
-        found = f"{labels.dtype} {list(labels.shape)}" if hasattr(labels, "dtype") else "an archive"
+    labels = read_npy(path)
+    if labels.shape != (images,) or labels.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: the labels must be integers [{images}], one for each image, got {found}"
+            f"{path}: the labels must be integers [{images}], one for each image, got "
+            f"{labels.dtype} {list(labels.shape)}"
         )
     classes: Labels = labels.astype(np.int64)
     return classes

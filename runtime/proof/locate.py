@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,10 @@ import onnx
 import torch
 
 from capsnet.artifact import OUTPUT_NAMES
+from capsnet.errors import ArtifactError, first_line
 from capsnet.model import CapsNet
 from capsnet.precision import find_precision
+from capsnet.runtime.proof.results import Tolerance
 from capsnet.runtime.sessions.onnx import create_session
 from capsnet.stages import record_stages
 
@@ -43,6 +44,7 @@ def locate(
     found: Mapping[str, npt.NDArray[np.floating]],
     images: npt.NDArray[np.float32],
     precision: str,
+    tolerance: Tolerance | None = None,
 ) -> tuple[Stage, ...]:
     """Judge every stage; the first that does not pass is where the fault is.
 
@@ -51,6 +53,7 @@ def locate(
         found: the artifact's stages for these images, laid out as in the readable model.
         images: float32 ``[batch, channels, height, width]``.
         precision: whose budget decides.
+        tolerance: a limit of the user's own, which decides in its place.
 
     Returns:
         The stages in the order of computation.
@@ -61,8 +64,12 @@ def locate(
     for name, expected in golden.items():
         if name in OUTPUT_NAMES and name not in found:
             continue  # an artifact may leave outputs out
-        own = float(np.abs(baseline[name] - expected).max())
-        allowed = budget.factor * own + budget.max * float(np.abs(expected).max())
+        own, largest = (
+            float(np.abs(values).max()) for values in (baseline[name] - expected, expected)
+        )
+        allowed = budget.factor * own + budget.max * largest
+        if tolerance is not None:
+            allowed = tolerance.atol + tolerance.rtol * largest
         error = None
         if name in found and found[name].shape == expected.shape:
             error = float(np.abs(found[name].astype(np.float64) - expected).max())
@@ -70,17 +77,20 @@ def locate(
     return tuple(stages)
 
 
-def onnx_stages(path: Path, images: npt.NDArray[np.float32]) -> Arrays:
+def onnx_stages(content: bytes, images: npt.NDArray[np.float32]) -> Arrays:
     """Read the stages of an ONNX artifact: tensors inside its graph, which keep their names.
 
     Args:
-        path: the artifact.
+        content: of the artifact, which was checked.
         images: float32 ``[batch, channels, height, width]``, a batch that it accepts.
 
     Returns:
         Every stage that is in the graph, by name, laid out as the artifact lays it out.
+
+    Raises:
+        ArtifactError: if it cannot be run.
     """
-    model = onnx.load(path)
+    model = onnx.load_model_from_string(content)
     computed = {name for node in model.graph.node for name in node.output}
     # What is no stage is named after its node, ``stage/operator``.
     stages = {name for name in computed if "/" not in name}
@@ -89,7 +99,12 @@ def onnx_stages(path: Path, images: npt.NDArray[np.float32]) -> Arrays:
     session = create_session(model.SerializeToString(), "cpu")
     names = [value.name for value in session.get_outputs()]
     given = session.get_inputs()[0].name
-    return dict(zip(names, session.run(names, {given: images}), strict=True))
+    try:
+        return dict(zip(names, session.run(names, {given: images}), strict=True))
+    except Exception as error:  # onnxruntime's own errors have many kinds
+        raise ArtifactError(
+            f"onnxruntime failed on the stages of the artifact: {first_line(error)}"
+        ) from error
 
 
 def _readable_stages(model: CapsNet, images: npt.NDArray[np.float32], dtype: torch.dtype) -> Arrays:

@@ -6,7 +6,7 @@ numbers, holds graphs of its own (loops, branches, functions) or is not known he
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from capsnet.errors import ArtifactError
 
@@ -17,6 +17,7 @@ __all__ = [
     "ONNX_DOMAINS",
     "SYMBOLIC",
     "TORCHSCRIPT",
+    "check_elements",
     "check_operators",
     "check_sizes",
 ]
@@ -27,28 +28,42 @@ def _names(text: str) -> frozenset[str]:
 
 
 _ARITHMETIC = (
-    "abs add addcdiv addcmul ceil clamp clamp_max clamp_min cos div eq erf exp expm1 floor "
-    "floor_divide fmod ge gt isfinite isinf isnan le log log10 log1p log2 logical_and logical_not "
-    "logical_or lt maximum minimum mul ne neg pow reciprocal remainder round rsqrt rsub sigmoid "
-    "sign sin sqrt square sub tan tanh true_divide trunc where masked_fill"
+    "abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or ceil clamp "
+    "clamp_max clamp_min cos cosh div eq erf erfc exp exp2 expm1 floor floor_divide fmod ge gt "
+    "isfinite isinf isnan le lerp log log10 log1p log2 logaddexp logical_and logical_not "
+    "logical_or logical_xor lt masked_fill maximum minimum mul ne neg pow reciprocal relu "
+    "remainder round rsqrt rsub sigmoid sign sin sinh sqrt square sub tan tanh threshold "
+    "true_divide trunc where xlogy"
 )
-_PRODUCTS = "addmm baddbmm bmm dot einsum linear matmul mm mv"
+_PRODUCTS = (
+    "addbmm addmm addmv baddbmm bilinear bmm cdist cosine_similarity dot einsum inner linear "
+    "matmul mm mv outer tensordot"
+)
 _LAYERS = (
-    "_convolution adaptive_avg_pool2d avg_pool2d batch_norm celu conv1d conv2d conv3d elu gelu glu "
-    "group_norm hardsigmoid hardswish hardtanh instance_norm layer_norm leaky_relu linalg_norm "
-    "linalg_vector_norm log_softmax _log_softmax logsigmoid max_pool2d mish norm normalize prelu "
-    "relu relu6 selu silu softmax _softmax softplus softsign"
+    "_adaptive_avg_pool2d _convolution _log_softmax "
+    "_native_batch_norm_legit_no_training _softmax adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_max_pool2d avg_pool1d avg_pool2d batch_norm celu col2im conv1d conv2d conv3d "
+    "conv_transpose1d conv_transpose2d conv_transpose3d convolution elu embedding gelu glu "
+    "group_norm hardshrink hardsigmoid hardswish hardtanh im2col instance_norm layer_norm "
+    "leaky_relu linalg_norm linalg_vector_norm log_sigmoid log_sigmoid_forward log_softmax "
+    "max_pool1d max_pool2d max_pool2d_with_indices mish "
+    "native_group_norm native_layer_norm norm prelu relu6 rms_norm "
+    "selu silu softmax softplus softshrink "
+    "upsample_bilinear2d upsample_nearest1d upsample_nearest2d"
 )
 _REDUCTIONS = (
-    "all amax amin any argmax argmin argsort cumprod cumsum logsumexp max mean median min prod "
-    "sort std sum topk var"
+    "all amax amin aminmax any argmax argmin argsort cummax cummin cumprod cumsum logcumsumexp "
+    "logsumexp max mean median min prod sort std std_mean sum topk var var_mean"
 )
 _SHAPES = (
     "_unsafe_view alias cat chunk clone concat contiguous detach expand expand_as flatten flip "
-    "gather index index_select lift_fresh_copy mT movedim moveaxis narrow pad permute "
-    "pixel_shuffle pixel_unshuffle repeat reshape reshape_as roll select size slice split "
-    "split_with_sizes squeeze stack swapaxes sym_size t tile to transpose type_as unbind unflatten "
-    "unsqueeze view view_as _assert_tensor_metadata sym_numel numel constant_pad_nd"
+    "gather index index_put index_select lift_fresh_copy mT movedim "
+    "moveaxis narrow pad permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape "
+    "reshape_as rot90 roll scatter scatter_add select select_scatter size slice slice_scatter "
+    "split split_with_sizes squeeze stack swapaxes swapdims sym_size t take_along_dim tile to "
+    "_to_copy transpose tril triu type_as unbind unflatten unfold unsqueeze view view_as "
+    "_assert_tensor_metadata sym_numel numel constant_pad_nd reflection_pad1d reflection_pad2d "
+    "replication_pad1d replication_pad2d"
 )
 _CREATING = _names(
     "arange full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros "
@@ -78,21 +93,23 @@ SYMBOLIC = frozenset(
 
 ONNX = _names(
     # arithmetic
-    "Abs Add And BitShift Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual IsInf "
-    "IsNaN Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow Reciprocal Round Sigmoid "
-    "Sign Sin Sqrt Sub Sum Tan Tanh Where Xor "
+    "Abs Acos Add And Asin Atan BitShift Ceil Clip Cos Cosh Div Equal Erf Exp Floor Greater "
+    "GreaterOrEqual IsInf IsNaN Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or Pow "
+    "Reciprocal Round Sigmoid Sign Sin Sinh Sqrt Sub Sum Tan Tanh Where Xor "
     # products and layers
-    "AveragePool BatchNormalization Celu Conv Einsum Elu Gelu Gemm GlobalAveragePool "
-    "GlobalMaxPool GroupNormalization HardSigmoid HardSwish InstanceNormalization "
-    "LayerNormalization LeakyRelu LogSoftmax LpNormalization MatMul MaxPool Mish PRelu Relu "
-    "Selu Softmax Softplus Softsign ThresholdedRelu "
+    "AveragePool BatchNormalization Celu Col2Im Conv ConvTranspose Einsum Elu Gelu Gemm "
+    "GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish "
+    "Hardmax InstanceNormalization LayerNormalization LeakyRelu LogSoftmax LpNormalization "
+    "MatMul MaxPool Mish PRelu RMSNormalization Relu Resize Selu Shrink "
+    "Softmax Softplus Softsign ThresholdedRelu "
     # reductions
     "ArgMax ArgMin CumSum ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean "
     "ReduceMin ReduceProd ReduceSum ReduceSumSquare TopK "
     # shapes
     "Cast CastLike Concat Constant ConstantOfShape DepthToSpace Expand Flatten Gather "
-    "GatherElements GatherND Identity Pad Range Reshape Shape Size Slice SpaceToDepth Split "
-    "Squeeze Tile Transpose Unsqueeze "
+    "GatherElements GatherND Identity OneHot Pad Range Reshape "
+    "ScatterElements ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose Trilu "
+    "Unsqueeze "
     # precisions
     "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv "
     "QLinearMatMul QuantizeLinear"
@@ -104,6 +121,9 @@ ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 
 LARGEST = 2**26
 """The most elements that the sizes in a graph may ask for: a quarter of a GiB of float32."""
+
+_MOST_ELEMENTS = 2**27  # of all tensors that are computed for one image: half a GiB of float32
+_MANY = 64  # images
 
 _TO_THE_END = 2**63 - 1  # as the end of a slice
 
@@ -126,4 +146,24 @@ def check_sizes(sizes: Iterable[int]) -> None:
         raise ArtifactError(
             f"the graph holds the sizes {asked[:8]}, which ask for more than {LARGEST} elements; "
             "export a smaller network"
+        )
+
+
+def check_elements(count: Callable[[int], int]) -> None:
+    """Raise ArtifactError where a graph asks for more memory than a network needs.
+
+    Args:
+        count: how many elements all tensors have together that the graph computes for a batch of
+            so many images, found out without computing them.
+    """
+    one = count(1)
+    if one > _MOST_ELEMENTS:
+        raise ArtifactError(
+            f"the graph computes {one} elements for one image, more than {_MOST_ELEMENTS}; export "
+            "a smaller network"
+        )
+    if count(_MANY) > 4 * _MANY * one:  # a batch may need copies where one image needs none
+        raise ArtifactError(
+            "the graph asks for memory that grows faster than the batch; export the network "
+            "without that"
         )

@@ -16,6 +16,7 @@ from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreig
 from capsnet.runtime.sessions.bound import GRAPH, NO_GRAPH, BoundBatch
 from capsnet.runtime.sessions.cuda import CPU, CUDA
 from capsnet.runtime.sessions.onnx_check import check_onnx
+from capsnet.runtime.sessions.onnx_sizes import check_sizes_of_onnx
 from capsnet.runtime.sessions.threads import usable_cpus
 
 __all__ = ["OrtSession", "create_session"]
@@ -64,6 +65,7 @@ class OrtSession(Session):
         cuda_graphs: bool = False,
     ) -> None:
         refuse_foreign(path, content, check_onnx)
+        refuse_foreign(path, content, check_sizes_of_onnx)
         choice = _choose(device, path)
         if choice.device == "cuda":
             try:

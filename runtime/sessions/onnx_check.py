@@ -1,11 +1,10 @@
 """What an ONNX file may hold, checked before onnxruntime reads it. Needs neither onnx nor more.
 
 One graph of standard operators, whose weights are inside: no files beside it, no graphs inside
-nodes, no functions, and no constants that ask for more memory than a network needs.
+nodes, no functions. How large its tensors are: see :mod:`capsnet.runtime.sessions.onnx_sizes`.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from capsnet.errors import ArtifactError
@@ -37,16 +36,7 @@ _BITS = dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 8) | dict.fromkeys((21, 22), 4)
 _BITS |= dict.fromkeys((4, 5, 10, 16), 16) | dict.fromkeys((1, 6, 12), 32)
 _BITS |= dict.fromkeys((7, 11, 13), 64)
 _INTEGERS = {6: 4, 7: 8}
-_SIZED = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Pad": (1,), "Range": (0, 1, 2)}
-"""Inputs of operators that say how large their output is."""
-
 _POSITIVE = {"dilations", "group", "kernel_shape", "strides", "blocksize", "num_outputs"}
-_RUNTIME = {"Shape", "Size"}
-_SIZE_ARITHMETIC = {
-    *("Abs", "Add", "Cast", "Concat", "Constant", "Div", "Equal", "Gather", "Identity", "Max"),
-    *("Min", "Mul", "Reshape", "Slice", "Split", "Squeeze", "Sub", "Unsqueeze", "Where"),
-    "ConstantOfShape",
-}
 _MOST_SIZES = 64
 _INT_64 = 7
 _FLOATS = {1, 10, 11, 16}
@@ -100,7 +90,6 @@ def check_onnx(content: bytes) -> None:
     except (ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"the protocol buffer is truncated or damaged ({error})") from error
     check_operators((_full_name(node) for node in nodes), ONNX)
-    _check_memory(nodes, weights)
     _check_divisions(nodes, weights)
 
 
@@ -208,15 +197,6 @@ def _read_tensor(message: memoryview, limit: int) -> _Tensor:
     return tensor
 
 
-def _check_memory(nodes: list[_Node], weights: list[_Tensor]) -> None:
-    """What constants say of the sizes of tensors stays below what a network needs."""
-    producers = {name: node for node in nodes for name in node.outputs}
-    constants = _constants(nodes, weights)
-    for node in nodes:
-        pending = [node.inputs[i] for i in _SIZED.get(node.operator, ()) if i < len(node.inputs)]
-        check_sizes(_sizes_behind(pending, producers, constants))
-
-
 def _constants(nodes: list[_Node], weights: list[_Tensor]) -> dict[str, _Tensor]:
     found = {tensor.name: tensor for tensor in weights}
     if len(found) < len(weights):
@@ -226,36 +206,6 @@ def _constants(nodes: list[_Node], weights: list[_Tensor]) -> dict[str, _Tensor]
         for node in nodes
         if node.operator == "Constant" and node.outputs and node.tensors
     }
-
-
-def _sizes_behind(
-    pending: list[str], producers: dict[str, _Node], constants: dict[str, _Tensor]
-) -> Iterator[int]:
-    """The constants that a size is computed from, as far as it is known before there are images."""
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in constants:
-            yield from constants[name].integers()
-        maker = producers.get(name)
-        if maker is None or maker.operator in _RUNTIME:
-            continue
-        if maker.operator not in _SIZE_ARITHMETIC or _squares(maker, constants):
-            raise ArtifactError(
-                f"its graph computes sizes by {maker.operator}, which may ask for any memory; "
-                "export it with fixed sizes"
-            )
-        for tensor in maker.tensors:
-            yield from tensor.integers()
-        pending += maker.inputs
-
-
-def _squares(node: _Node, constants: dict[str, _Tensor]) -> bool:
-    """Whether a product or sum of sizes has no constant in it: repeated, it grows beyond bounds."""
-    return node.operator in ("Mul", "Add") and not any(name in constants for name in node.inputs)
 
 
 def _check_divisions(nodes: list[_Node], weights: list[_Tensor]) -> None:

@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 from capsnet.device import Device
-from capsnet.errors import ArtifactError, CapsNetError, DeviceError, first_line
+from capsnet.errors import ArtifactError, CapsNetError, ConfigError, DeviceError, first_line
 from capsnet.files import read_file
 from capsnet.formats import FORMATS, Format
-from capsnet.runtime.certificate import require_certificate as certificate_notes
+from capsnet.runtime.certificate import require_certificate as read_certificate
 from capsnet.runtime.sessions.base import Session
 
 __all__ = ["artifact_format", "open_session", "read_artifact"]
@@ -60,14 +60,16 @@ def open_session(
             for all of a process.
         tf32: let CUDA round the inputs of float32 products to 10 bits, which is faster and not the
             same numbers; of torch it is one setting for all of a process.
-        require_certificate: refuse a file that is not proven by the certificate beside it.
+        require_certificate: refuse a file that is not proven, on the device that it runs on, by
+            the certificate beside it.
 
     Returns:
         The session; its ``notes`` say where this environment differs from the one of the proof.
 
     Raises:
         ArtifactError: if the file is not an artifact of this toolkit, or is damaged, or its
-            certificate is missing or belongs to other bytes.
+            certificate is missing or belongs to other bytes or another device.
+        ConfigError: if a certificate and tf32 are asked for.
         ResultError: if its certificate says that it is wrong.
         DeviceError: if the device that was asked for, or the library that runs the format, is not
             there.
@@ -75,7 +77,9 @@ def open_session(
     path = Path(path)
     content = read_artifact(path)
     digest = hashlib.sha256(content).hexdigest()
-    notes = certificate_notes(path, digest) if require_certificate else ()
+    proven = read_certificate(path, digest) if require_certificate else None
+    if proven is not None and tf32:
+        raise ConfigError("proofs compute in full float32: open the file without tf32")
     row = _recognised(path, content)
     try:
         session: Session = row.open(path, content, device, threads, tf32)
@@ -93,9 +97,11 @@ def open_session(
             f"{path} cannot be opened: {type(error).__name__}: {first_line(error)}; "
             "it is damaged: export it again"
         ) from error
+    if proven is not None:
+        proven.require_device(session.device, path)
+        session.notes = proven.notes
     session.format = row.name
     session.bytes, session.sha256 = len(content), digest
-    session.notes = notes
     if session.device == "cpu":
         session.largest_batch = _CPU_BATCH
     return session

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-__all__ = ["BYTES", "Field", "fields", "integers"]
+__all__ = ["BYTES", "VARINT", "Field", "encoded", "fields", "integers"]
 
 Field = tuple[int, int, "int | memoryview"]
 """Number, wire type, and value: an integer, or the bytes of text, a message or packed numbers."""
@@ -48,6 +48,23 @@ def integers(wire: int, value: int | memoryview) -> Iterator[int]:
             yield _signed(number)
     else:
         yield from struct.unpack("<q" if wire == FIXED_64 else "<i", value)
+
+
+def encoded(number: int, value: int | bytes | memoryview) -> bytes:
+    """A field with an integer, none negative, or with the bytes of a text or a message."""
+    if isinstance(value, int):
+        return _encoded_varint(number << 3 | VARINT) + _encoded_varint(value)
+    return b"".join(
+        (_encoded_varint(number << 3 | BYTES), _encoded_varint(len(value)), bytes(value))
+    )
+
+
+def _encoded_varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
 
 
 def _signed(number: int) -> int:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from capsnet.device import Device, choose_device, why_torch_has_no_cuda
 from capsnet.errors import ArtifactError, CapsNetError, first_line
+from capsnet.runtime.sessions.allowed import check_elements
 from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
 from capsnet.runtime.sessions.threads import usable_cpus
+from capsnet.runtime.sessions.torch_sizes import shapes_of
 
 __all__ = ["Loaded", "TorchSession"]
 
@@ -111,29 +113,33 @@ class TorchSession(Session):
         return dict(zip((spec.name for spec in self.metadata.outputs), arrays, strict=False))
 
     def _check_interface(self, path: Path) -> None:
-        """Raise ArtifactError where one image gives other outputs than the metadata says.
+        """Raise ArtifactError where an image gives other outputs than the metadata says.
 
-        torch's graphs do not declare shapes that could be read.
+        torch's graphs do not declare shapes that could be read. Nothing is computed: what a graph
+        makes of its own weights could take any memory.
         """
-        fixed, *image_shape = (
-            n if isinstance(n, int) else 1 for n in self.metadata.inputs[0].shape
-        )
-        image = torch.zeros(fixed, *image_shape, device=self.device)
-        expected = [(spec.dtype, (fixed, *spec.shape[1:])) for spec in self.metadata.outputs]
-        try:
-            with torch.inference_mode():
-                values = self._call(image)
-            found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
-        except (RuntimeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path}: the metadata contradicts the graph, which does not take "
-                f"{list(image.shape)} images: {_last_line(error)}; export it again"
-            ) from error
-        if found != expected:
-            raise ArtifactError(
-                f"{path}: the metadata contradicts the graph: its outputs are {found}, the "
-                f"metadata says {expected}; export it again"
-            )
+        batch, *image_shape = self.metadata.inputs[0].shape
+        fixed = batch if isinstance(batch, int) else None
+        expected = [(spec.dtype, spec.shape[1:]) for spec in self.metadata.outputs]
+
+        def count(images: int) -> int:
+            shape = [fixed or images, *map(int, image_shape)]
+            try:
+                values, elements = shapes_of(self._call, shape)
+                found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                raise ArtifactError(
+                    f"{path}: the metadata contradicts the graph, which does not take "
+                    f"{shape} images: {_last_line(error)}; export it again"
+                ) from error
+            if found != [(dtype, (shape[0], *sizes)) for dtype, sizes in expected]:
+                raise ArtifactError(
+                    f"{path}: the metadata contradicts the graph: its outputs are {found}, the "
+                    f"metadata says {expected} for each image; export it again"
+                )
+            return elements
+
+        check_elements(count)
 
 
 def _last_line(error: Exception) -> str:

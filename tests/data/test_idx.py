@@ -69,7 +69,7 @@ WHOLE = idx(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
         ],
         (WHOLE[:16], "holds 16 bytes, its header asks for 64"),
         (WHOLE[:-1], "holds 63 bytes, its header asks for 64"),
-        (WHOLE + b"\0", "holds 65 bytes, its header asks for 64"),
+        (WHOLE + b"\0", "holds at least 65 bytes, its header asks for 64"),
         (b"\1" + WHOLE[1:], "is not an IDX file: its header is '01 00 0b 03'"),
         (b"\0\0\x0a" + WHOLE[3:], "is not an IDX file"),
         (b"\x89PNG\r\n\x1a\n", "is not an IDX file: its header is '89 50 4e 47'"),

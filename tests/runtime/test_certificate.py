@@ -86,7 +86,7 @@ def test_a_certificate_of_a_newer_schema_is_refused(artifact, certificate):
 def test_another_environment_is_noted(artifact, certificate):
     elsewhere = {**environment(), "numpy": "0.1", "python": "9.9"}
     write_certificate(changed(certificate, environment=elsewhere), artifact)
-    notes = require_certificate(artifact, file_sha256(artifact))
+    notes = require_certificate(artifact, file_sha256(artifact)).notes
     assert len(notes) == 2
     assert notes[0].startswith("proven with numpy 0.1, here it is ")
     assert notes[1].startswith("proven with python 9.9, here it is ")
@@ -130,7 +130,7 @@ def test_a_certificate_of_version_0_1_still_proves_its_file(artifact):
         "hard_inputs": [],
     }
     certificate_path(artifact).write_text(json.dumps(document))
-    (note,) = require_certificate(artifact, file_sha256(artifact))
+    (note,) = require_certificate(artifact, file_sha256(artifact)).notes
     assert note.startswith("proven with capsnet-export 0.0.9, here it is ")
 
 

@@ -12,7 +12,8 @@ from support.artifacts import edited, golden_outputs, metadata_of, parsed, with_
 from support.networks import SMALL, lively_model, network, random_images
 from torch import nn
 
-from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.cli.main import main
 from capsnet.errors import ConfigError
 from capsnet.export.formats.onnx import to_onnx
@@ -201,7 +202,7 @@ def test_fault_inside_is_located(content, tmp_path):
         images = random_images(SMALL, 8)
         found = {
             name: lowered.to_readable(name, torch.from_numpy(values)).numpy()
-            for name, values in onnx_stages(path, images).items()
+            for name, values in onnx_stages(path.read_bytes(), images).items()
         }
         stages = locate(lively_model(SMALL), found, images, "fp32")
         wrong = [stage.name for stage in stages if not stage.passed]
@@ -210,7 +211,7 @@ def test_fault_inside_is_located(content, tmp_path):
 
 @pytest.mark.slow
 def test_bundled_network_needs_half_of_the_arithmetic(tmp_path):
-    model = load_checkpoint(BUNDLED_CHECKPOINT)
+    model = load_checkpoint(BUNDLED["mnist"])
     operations = {}
     for convolution, forms in (("direct", {"convolution": "direct"}), ("auto", {})):
         to_onnx(lower(model, forms=forms), tmp_path / "model.onnx")

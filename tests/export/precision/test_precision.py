@@ -12,7 +12,8 @@ from support.artifacts import metadata_of, parsed
 from support.networks import SMALL, altered, lively_model, random_images
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.checkpoint import BUNDLED_CHECKPOINT, load_checkpoint, save_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.cli.main import main
 from capsnet.data.idx import mnist_calibration_images, mnist_test_set
 from capsnet.errors import ConfigError, DataError, ExportError
@@ -310,13 +311,13 @@ def test_bundled_calibration_images_are_no_test_images():
 
 @pytest.mark.slow
 def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
-    model = load_checkpoint(BUNDLED_CHECKPOINT)
+    model = load_checkpoint(BUNDLED["mnist"])
     single, path = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
     to_onnx(lower(model, forms={"convolution": "direct"}), single)
     to_onnx(
         lower(model, precision="int8"), path, ExportOptions(calibration=mnist_calibration_images())
     )
     assert path.stat().st_size <= 0.35 * single.stat().st_size
-    certificate = prove(path, Request(BUNDLED_CHECKPOINT, samples=64, device="cpu")).certificate
+    certificate = prove(path, Request(BUNDLED["mnist"], samples=64, device="cpu")).certificate
     assert certificate.passed, certificate.failures
     assert certificate.parity.accuracy.candidate >= 0.96

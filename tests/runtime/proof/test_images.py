@@ -72,7 +72,7 @@ def test_labels_that_do_not_fit_are_refused(folder, labels):
 def test_labels_that_cannot_be_read_are_named(folder, content):
     if content is not None:
         (folder / "labels.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot read the labels .*labels\.npy"):
+    with pytest.raises(DataError, match=r"cannot read .*labels\.npy"):
         loaded(folder, labels=folder / "labels.npy")
 
 

@@ -44,7 +44,7 @@ def planted(stage):
 
 def stages_of(path, lowered):
     """The stages in an ONNX file of a lowered network, in the readable layout."""
-    found = onnx_stages(path, IMAGES)
+    found = onnx_stages(path.read_bytes(), IMAGES)
     return {n: lowered.to_readable(n, torch.from_numpy(a)).numpy() for n, a in found.items()}
 
 

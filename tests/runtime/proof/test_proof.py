@@ -13,7 +13,8 @@ from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, wi
 from support.networks import SMALL, TINY, altered, lively_model
 from support.proof import verify
 
-from capsnet.checkpoint import BUNDLED_CHECKPOINT, save_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import save_checkpoint
 from capsnet.data.idx import mnist_test_set
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ArtifactError, CheckpointError, DataError, ResultError
@@ -136,11 +137,11 @@ def test_bundled_checkpoint_is_exported_proven_and_accurate(tmp_path):
     from capsnet.checkpoint import load_checkpoint
 
     to_onnx(
-        lower(load_checkpoint(BUNDLED_CHECKPOINT)),
+        lower(load_checkpoint(BUNDLED["mnist"])),
         tmp_path / "model.onnx",
-        ExportOptions(checkpoint_sha256=file_sha256(BUNDLED_CHECKPOINT)),
+        ExportOptions(checkpoint_sha256=file_sha256(BUNDLED["mnist"])),
     )
-    request = Request(BUNDLED_CHECKPOINT, samples=20, device="cpu")
+    request = Request(BUNDLED["mnist"], samples=20, device="cpu")
     certificate = prove(tmp_path / "model.onnx", request).certificate
     assert certificate.passed
     assert certificate.parity.agreement == 1

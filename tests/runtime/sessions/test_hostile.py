@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from support.artifacts import metadata_for
 from support.hostile import (
     VERSION_0_1,
     Marker,
@@ -24,8 +26,10 @@ from support.hostile import (
     with_nodes,
     with_program,
 )
+from support.networks import SMALL
 
 from capsnet.errors import ArtifactError, ResultError
+from capsnet.export.formats.pt2 import _archive as write_pt2
 from capsnet.runtime.sessions.opening import open_session
 
 TESTS = Path(__file__).parents[2]
@@ -33,6 +37,7 @@ FILES = ["small.onnx", "small.torchscript.pt", "small.pt2"]
 FORGED = {  # a certificate of whatever lies there
     "schema_version": 1,
     "verdict": "pass",
+    "device": "cpu",
     "environment": {},
     "parity": {"passed": True, "overridden": False},
 }
@@ -227,6 +232,27 @@ def test_code_that_is_sound_is_accepted(tmp_path):
     assert open_session(tmp_path / "model", "cpu").format == "torchscript"
 
 
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_torch_computes_nothing_of_its_own_that_is_too_large(tmp_path, kind):
+    class Large(torch.nn.Module):
+        def forward(self, image):
+            large = torch.ones(2**14, 1) @ torch.ones(1, 2**14)
+            lengths = image.flatten(1)[:, :5] + large.sum()
+            return lengths, lengths[..., None].expand(-1, -1, 6)
+
+    if kind == "torchscript":
+        large = "torch.matmul(torch.ones([16384, 1]), torch.ones([1, 16384]))"
+        content = with_code(f"image = torch.add(image, torch.max({large}))")
+    else:
+        dynamic = ({0: torch.export.Dim("batch")},)
+        image = torch.zeros(2, 1, 12, 12)
+        program = torch.export.export(Large(), (image,), dynamic_shapes=dynamic)
+        content = write_pt2(program, {"capsnet": metadata_for(SMALL).to_json()}).getvalue()
+    (tmp_path / "model").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"computes 268[0-9]{6} elements for one image"):
+        open_session(tmp_path / "model", "cpu")
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -370,14 +396,23 @@ def numbers(name, *values):
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
+def floats(name, *sizes):
+    return numpy_helper.from_array(np.ones(sizes, np.float32), name)
+
+
+TOO_LARGE = r"computes \d{10,} elements for one image"
+
+
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Pad", "Range"])
 def test_constants_that_blow_up_are_refused(refuse, operator):
-    huge, one = numbers("huge", 100_000, 100_000), numbers("one", 1)
-    inputs = ["huge"] if operator in ("ConstantOfShape",) else ["image", "huge"]
-    if operator == "Range":
-        inputs = ["one", "huge", "one"]
-    node = helper.make_node(operator, inputs, ["z"])
-    refuse(with_nodes([node], [huge, one]), "more than 67108864 elements")
+    huge = {
+        "Pad": numbers("huge", *[0] * 6, 100_000, 100_000),
+        "Range": numpy_helper.from_array(np.array(10**10, np.int64), "huge"),
+    }.get(operator, numbers("huge", 1, 1, 100_000, 100_000))
+    one = numpy_helper.from_array(np.array(1, np.int64), "one")
+    inputs = {"ConstantOfShape": ["huge"], "Range": ["one", "huge", "one"]}
+    node = helper.make_node(operator, inputs.get(operator, ["row", "huge"]), ["z"])
+    refuse(with_nodes([node], [huge, one, floats("row", 1, 1, 1, 1)]), TOO_LARGE)
 
 
 def test_sizes_that_are_computed_beyond_bounds_are_refused(refuse):
@@ -386,7 +421,63 @@ def test_sizes_that_are_computed_beyond_bounds_are_refused(refuse):
         helper.make_node("Mul", ["a", "a"], ["b"]),
         helper.make_node("ConstantOfShape", ["b"], ["z"]),
     ]
-    refuse(with_nodes(nodes, [numbers("thousand", 1000)]), "computes sizes by Mul")
+    refuse(with_nodes(nodes, [numbers("thousand", 1000)]), f"{TOO_LARGE}|known only when it runs")
+
+
+def product(*inputs):
+    """Two weights of 64 KiB whose product has 2**28 elements, alone or scaled by the image."""
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["light"], keepdims=0),
+        helper.make_node("Mul", ["column", "light"], ["scaled"]),
+        helper.make_node("MatMul", [*inputs], ["z"]),
+    ]
+    return with_nodes(nodes, [floats("column", 2**14, 1), floats("row", 1, 2**14)])
+
+
+@pytest.mark.parametrize("left", ["column", "scaled"])
+@pytest.mark.parametrize("claim", [None, [2, 3], ["a", "b"]])
+def test_products_of_its_own_weights_are_refused_before_they_are_computed(refuse, left, claim):
+    model = onnx.load_from_string(product(left, "row"))
+    if claim is not None:  # what the file says of its shapes is not believed
+        said = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, claim)
+        model.graph.value_info.append(said)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refuse(model.SerializeToString(), "computes 268[0-9]{6} elements for one image")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # of 1 GiB
+
+
+def test_what_grows_faster_than_the_batch_is_refused(refuse):
+    nodes = [
+        helper.make_node("Reshape", ["image", "to_row"], ["one"]),
+        helper.make_node("Transpose", ["one"], ["other"]),
+        *(helper.make_node("MatMul", ["other", "one"], [f"z{n}"]) for n in range(3)),
+    ]
+    refuse(with_nodes(nodes, [numbers("to_row", 1, -1)]), "grows faster than the batch")
+
+
+def test_a_size_that_the_image_decides_is_refused(refuse):
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["light"], axes=[0, 1, 2, 3], keepdims=0),
+        helper.make_node("Cast", ["light"], ["number"], to=7),
+        helper.make_node("Reshape", ["number", "to_row"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["z"]),
+    ]
+    del nodes[0].attribute[0]  # all axes
+    refuse(with_nodes(nodes, [numbers("to_row", 1)]), "known only when it runs")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("ConvTranspose", ["image", "kernel"], ["z"]),
+        helper.make_node("Einsum", ["wide", "tall", "wide"], ["z"], equation="ab,cb,ab->ab"),
+        helper.make_node("Einsum", ["wide", "tall", "wide"], ["z"], equation="...b,cb,...b->...b"),
+    ],
+)
+def test_what_an_operator_needs_inside_is_bounded(refuse, node):
+    weights = [floats("kernel", 1, 1, 1000, 1000), floats("wide", 2**14, 1)]
+    nodes = [helper.make_node("Identity", ["wide"], ["tall"]), node]
+    refuse(with_nodes(nodes, weights), "computes .* elements for one image|does not name all axes")
 
 
 @pytest.mark.parametrize("operator", ["Div", "Mod"])
@@ -469,8 +560,8 @@ def test_the_bytes_that_were_proven_are_those_that_run(tmp_path, monkeypatch):
         path.write_bytes(other)  # between the check and the use
         return real(*arguments)
 
-    real = opening.certificate_notes
-    monkeypatch.setattr(opening, "certificate_notes", swapped)
+    real = opening.read_certificate
+    monkeypatch.setattr(opening, "read_certificate", swapped)
     session = open_session(path, "cpu", require_certificate=True)
     assert session.metadata.precision == "fp32"
     with pytest.raises(ArtifactError, match="belongs to other bytes"):
