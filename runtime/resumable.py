@@ -65,7 +65,7 @@ class PartialFile:
             with contextlib.suppress(OSError):
                 self._raw.close()
             if isinstance(error, OSError):
-                raise self._cannot_write(error) from error
+                raise OutputError(cannot_write(self.path, error)) from error
             raise
         self.file = TextIOWrapper(self._raw, "utf-8", "surrogateescape", newline="")
 

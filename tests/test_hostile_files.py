@@ -79,8 +79,8 @@ def test_the_header_of_an_array_is_not_read_without_end(tmp_path, version):
     [
         (lambda: DynamicConfig(10, 16, 101), "routing_iterations must be at most 100, got 101"),
         (lambda: DynamicConfig(2**29, 16), "capsules must be at most"),
-        (lambda: DecoderConfig((8,) * 101), "hidden layers must be at most 100"),
-        (lambda: DecoderConfig((2**29,)), "hidden layer must be at most"),
+        (lambda: DecoderConfig((8,) * 101), "number of sizes must be at most 100"),
+        (lambda: DecoderConfig((2**29,)), "a size must be at most"),
         (lambda: CapsNetConfig(image_shape=(1, 2**20, 2**20)), "an image must be at most"),
         (
             lambda: CapsNetConfig(capsule_layers=(DynamicConfig(10, 16),) * 101),

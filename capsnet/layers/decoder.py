@@ -30,8 +30,8 @@ def check_sizes(name: str, sizes: object) -> None:
     for size in sizes:
         if type(size) is not int or size < 1:
             raise ConfigError(f"{where} must be positive integers, got {size!r}")
-        require_at_most(f"{where}, a size", size, MOST_VALUES)
-    require_at_most(f"{where}, their number", len(sizes), MOST_LAYERS)
+        require_at_most(f"{where}: a size", size, MOST_VALUES)
+    require_at_most(f"{where}: the number of sizes", len(sizes), MOST_LAYERS)
 
 
 def capsules_as_values(capsules: Shape, alone: bool) -> tuple[nn.Module, int]:

@@ -71,7 +71,7 @@ def test_every_candidate_on_a_device_is_timed_and_makes_itself(gpu, tmp_path):
         assert candidate.precision == ("fp16" if name.endswith(("fp16", "tf32")) else "fp32")
         assert not isinstance(candidate, PlainOnnx) or candidate.cuda_graphs == ("graph" in name)
     assert made["resident-onnx-tf32"].cuda_options == {"use_tf32": "1"}
-    assert BUILT_IN["resident-onnx-tf32"].exported.precision == "fp32"
+    assert BUILT_IN["resident-onnx-tf32"].recipe.precision == "fp32"
 
 
 def test_parts_fit_in_ten_minutes_and_a_dry_run_has_every_kind(gpu, tmp_path):
