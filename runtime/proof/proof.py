@@ -12,7 +12,7 @@ from capsnet.definitions import load_definitions
 from capsnet.errors import ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
-from capsnet.runtime.proof.collect import LARGE_BATCH, collect
+from capsnet.runtime.proof.collect import LARGE_BATCH, SAMPLE, collect
 from capsnet.runtime.proof.details import details_of
 from capsnet.runtime.proof.hard_inputs import HardInputs
 from capsnet.runtime.proof.images import load_images
@@ -78,10 +78,17 @@ class Prover:
         self._baseline = EagerModel(self._model, torch.float32)
 
     def prepare(self) -> None:
-        """Compute the reference's results now, while there is no artifact to prove."""
+        """Compute the reference's results now, while another process makes the artifact.
+
+        That process needs a processor, too: threads that wait for their turn would slow both. The
+        results of many images wait until all processors are free.
+        """
+        if len(self._images) > SAMPLE:
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads - 1))
         assert self._hard_inputs
-        for reference in (self._golden, self._baseline):
-            reference.run(self._images)
+        torch.set_num_threads(threads)
 
     def prove(self, artifact: Path) -> Proof:
         """Compare an artifact with its reference; see :func:`prove`."""

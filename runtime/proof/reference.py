@@ -95,7 +95,8 @@ class EagerModel:
             model.requires_grad_(False).eval()
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d) and self._dtype == torch.float64:
-                    layer.to(memory_format=torch.channels_last)  # as it is unfolded
+                    last = layer.weight.contiguous(memory_format=torch.channels_last)
+                    layer.weight.data = last  # as it is unfolded
             pair = _convolutions(model)
             if order and pair is not None:
                 stem, primary = pair

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
-from support.networks import SMALL, TINY, altered, lively_model
-from support.proof import verify
+from support.networks import SMALL, TINY, altered, lively_model, random_images
+from support.proof import request_in, verify
 
 from capsnet.bundled import BUNDLED
 from capsnet.checkpoint import save_checkpoint
@@ -24,7 +25,9 @@ from capsnet.export.options import ExportOptions
 from capsnet.files import file_sha256
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.certificate import certificate_path, write_certificate
-from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.collect import SAMPLE
+from capsnet.runtime.proof.proof import Prover, prove
+from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import Certificate, ImageSet
 
@@ -183,3 +186,45 @@ def test_certificate_tells_nothing_about_the_machine(folder, monkeypatch):
         assert str(place) not in text
     assert not re.search(r"(?<![\w.])/\w+/|[A-Za-z]:\\\\", text)
     assert not re.search(r"20\d\d-\d\d-\d\d", text)
+
+
+@pytest.mark.parametrize(("images", "computed"), [(5, True), (SAMPLE + 1, False)])
+def test_results_of_few_images_are_computed_ahead_on_all_threads_but_one(
+    folder, monkeypatch, images, computed
+):
+    threads = []
+    real = EagerModel.run
+
+    def run(self, *arguments):
+        threads.append(torch.get_num_threads())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(EagerModel, "run", run)
+    np.save(folder / "images.npy", random_images(SMALL, images))
+    torch.set_num_threads(2)
+    prover = Prover(request_in(folder))
+    prover.prepare()
+    assert set(threads) == ({1} if computed else set())
+    assert torch.get_num_threads() == 2
+    threads.clear()
+    assert prover.prove(folder / "model.onnx").certificate.passed
+    assert set(threads) == {2}
+
+
+def test_reference_is_computed_once_for_several_artifacts(folder, monkeypatch):
+    computed = []
+    real = EagerModel._compute
+
+    def compute(self, images, order):
+        computed.append((self._dtype, order, len(images)))
+        return real(self, images, order)
+
+    monkeypatch.setattr(EagerModel, "_compute", compute)
+    np.save(folder / "images.npy", random_images(SMALL, 70))
+    prover = Prover(request_in(folder))
+    prover.prepare()
+    ahead = list(computed)
+    assert [c for c in ahead if c[2] == 70] == [(torch.float64, 0, 70), (torch.float32, 0, 70)]
+    for _ in range(3):
+        assert prover.prove(folder / "model.onnx").certificate.passed
+    assert computed == ahead
