@@ -137,6 +137,10 @@ def test_the_fourier_convolution_equals_the_direct_one(stride, kernel, size):
 @pytest.mark.parametrize("channels", [1, 4, 5])
 def test_the_fourier_convolution_takes_a_few_channels_at_a_time(channels, monkeypatch):
     monkeypatch.setattr(frequency, "_CHANNELS", 2)
+    widths, product = [], frequency._complex_product
+    monkeypatch.setattr(
+        frequency, "_complex_product", lambda x, w: widths.append(w.shape[-2:]) or product(x, w)
+    )
     images = torch.randn(2, channels, 9, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, channels, 3, 3, dtype=torch.float64, requires_grad=True)
     found, wanted = frequency_conv2d(images, weight, 2), functional.conv2d(images, weight, stride=2)
@@ -144,6 +148,7 @@ def test_the_fourier_convolution_takes_a_few_channels_at_a_time(channels, monkey
     pairs = zip(*(gradients(x, (images, weight)) for x in (found, wanted)), strict=True)
     for found_gradient, wanted_gradient in pairs:
         torch.testing.assert_close(found_gradient, wanted_gradient, rtol=0, atol=1e-12)
+    assert max(max(sizes) for sizes in widths) <= 2 * 4  # channels times phases
 
 
 def test_the_direct_convolution_of_the_oracle_agrees():
