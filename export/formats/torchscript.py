@@ -1,5 +1,6 @@
 """Export to TorchScript: a frozen trace that loads with plain ``torch.jit.load``."""
 
+import collections
 import contextlib
 import io
 import re
@@ -22,8 +23,8 @@ __all__ = ["to_torchscript"]
 _DEBUG_RECORDS = re.compile(r"\.debug_pkl$")
 # Records that the archive writer adds by itself.
 _WRITER_RECORDS = {"version", ".data/serialization_id"}
-# A counter over all that the process has scripted or traced so far.
-_COUNTER = re.compile(rb"___torch_mangle_\d+")
+# Behind the name of a module: a counter over all that the process has scripted or traced so far.
+_COUNTER = re.compile(rb"(\w+)([./]___torch_mangle_)(\d+)")
 
 
 def to_torchscript(
@@ -84,14 +85,27 @@ def _reproducible(archive: io.BytesIO) -> io.BytesIO:
     """The archive without what depends on the exporting machine and process."""
     archive.seek(0)
     reader, result = torch._C.PyTorchFileReader(archive), io.BytesIO()
+    records = {
+        name: reader.get_record(name)
+        for name in reader.get_all_records()
+        if name not in _WRITER_RECORDS and not _DEBUG_RECORDS.search(name)
+    }
+    named = {name for name in records if name == "data.pkl" or name.startswith("code/")}
+    # Counts of one module's types, of which stacked layers have several, are told apart by rank.
+    counts: dict[bytes, set[int]] = collections.defaultdict(set)
+    for name in named:
+        for module, _, count in _COUNTER.findall(name.encode() + b" " + records[name]):
+            counts[module].add(int(count))
+
+    def ranked(match: re.Match[bytes]) -> bytes:
+        module, between, count = match.groups()
+        return b"%b%b%d" % (module, between, sorted(counts[module]).index(int(count)))
+
     writer = torch._C.PyTorchFileWriter(result)
-    for name in reader.get_all_records():
-        if name in _WRITER_RECORDS or _DEBUG_RECORDS.search(name):
-            continue
-        content = reader.get_record(name)
-        if name == "data.pkl" or name.startswith("code/"):
-            content = _COUNTER.sub(b"___torch_mangle_0", content)
-            name = _COUNTER.sub(b"___torch_mangle_0", name.encode()).decode()
+    for name, content in records.items():
+        if name in named:
+            content = _COUNTER.sub(ranked, content)
+            name = _COUNTER.sub(ranked, name.encode()).decode()
         writer.write_record(name, content, len(content))
     writer.write_end_of_file()
     return result

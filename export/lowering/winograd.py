@@ -129,9 +129,12 @@ class WinogradConv2d(nn.Module):
                 factor = torch.tensor([float(factor) for factor in factors], dtype=torch.float64)
                 kernel_there = torch.einsum("r,oirw->oiw", factor, weight).unsqueeze(2)
                 data_there = data.view(1, 1, -1, 1).repeat(conv.in_channels, 1, 1, 1)
-                for name, buffer in (("data", data_there), ("kernel", kernel_there)):
-                    # In the layout of the images, or torch would convert on every call.
-                    laid_out = buffer.to(conv.weight.dtype, memory_format=torch.channels_last)
+                # In the layouts of what they meet, or torch would convert on every call.
+                for name, buffer, layout in (
+                    ("data", data_there, torch.channels_last),
+                    ("kernel", kernel_there, torch.contiguous_format),
+                ):
+                    laid_out = buffer.to(conv.weight.dtype, memory_format=layout)
                     self.register_buffer(f"{name}{phase}_{point}", laid_out)
                 self.terms.append((phase, padding, point))
 
@@ -152,8 +155,10 @@ class WinogradConv2d(nn.Module):
             # What is added at the point 1, where every power is 1, is added to all rows.
             at_one = phase == 0 and _POINTS[point : point + 1] == (Fraction(1),)
             bias = self.get_buffer("bias") if at_one else None
+            # oneDNN sums all products of a channels-last convolution in one chain, which rounds 4
+            # times as much as the parts that it sums those of the contiguous layout in.
             product = conv2d(
-                data,
+                data.contiguous(),
                 self.get_buffer(f"kernel{phase}_{point}"),
                 bias,
                 stride=(1, self.column_stride),

@@ -128,6 +128,18 @@ def test_the_routing_is_unrolled_in_the_graph(kind, iterations, tmp_path):
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)
+@pytest.mark.parametrize("layers", [((6, 4, 2), (5, 6, 3)), ((6, 4, 3), (4, 4, 2), (5, 6, 4))])
+def test_stacked_layers_are_right_and_identical(kind, layers, files, tmp_path):
+    config = with_layers(SMALL, *layers)
+    first, again = (export(kind, tmp_path / name, config) for name in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
+    images = random_images(SMALL, 5)
+    golden = golden_outputs(config, images, NAMES)
+    for name, found in open_session(first, "cpu").run(images).items():
+        assert np.abs(found - golden[name]).max() < 3e-6
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
 def test_a_fixed_batch_is_padded_and_trimmed(kind, tmp_path):
     session = open_session(export(kind, tmp_path / "model", batch=4))
     images = random_images(SMALL, 6)
