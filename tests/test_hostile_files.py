@@ -1,24 +1,38 @@
 """Checkpoints, configurations, images and messages that were made to do harm."""
 
+import contextlib
 import dataclasses
+import gzip
 import io
 import os
+import resource
 import struct
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from support.networks import SMALL, lively_model
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.checkpoint import load_checkpoint
+from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.config import CapsNetConfig
+from capsnet.data.idx import read_idx
 from capsnet.data.stream import stream_images
 from capsnet.documents import parse_json
 from capsnet.errors import ArtifactError, CheckpointError, ConfigError, DataError, printable
 from capsnet.files import file_sha256, read_file
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicConfig
+from capsnet.runtime.proof.images import _read_labels
+
+WATCHERS = []  # of files that are opened; Python never forgets such a hook
+sys.addaudithook(lambda event, arguments: [watch(event, arguments) for watch in list(WATCHERS)])
+
+
+def read_labels(path):
+    return _read_labels(path, 10)
 
 
 @pytest.fixture
@@ -48,6 +62,108 @@ def test_a_pipe_is_no_checkpoint(pipe):
 def test_a_pipe_is_no_image(pipe, inside):
     with pytest.raises(DataError, match="not a regular file"):
         list(stream_images(pipe.parent if inside else pipe, (1, 4, 4)))
+
+
+def idx(*shape):
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+
+
+def read_one_by_one(path):
+    for _ in stream_images(path, (1, 256, 256)):
+        pass
+
+
+@pytest.mark.parametrize("read", [read_idx, read_one_by_one])
+@pytest.mark.parametrize("claimed", [2, 10_000])
+def test_an_idx_file_that_unpacks_to_more_or_less_is_refused(tmp_path, read, claimed):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(idx(claimed, 256, 256) + bytes(2**26)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"header asks for|goes on after|ends after"):
+        read(tmp_path / "a.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15  # KiB
+
+
+def test_zeros_that_unpack_to_what_their_header_says_are_refused(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(idx(2**22, 4, 4) + bytes(2**26)))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"asks for 67108864 bytes.*unpack it \(gunzip\)"):
+        read_idx(path)
+    path.write_bytes(gzip.compress(idx(4, 4, 4) + bytes(64)))
+    assert read_idx(path).shape == (4, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.idx", "a.gz", "a.npz", "f.npy"])
+def test_a_pipe_that_takes_the_place_of_images_meanwhile_is_refused(tmp_path, name):
+    path, pixels = tmp_path / name, np.zeros((3, 4, 4), np.uint8)
+    if name.endswith("npy"):
+        np.save(path, np.asfortranarray(pixels) if name == "f.npy" else pixels)
+    elif name == "a.npz":
+        np.savez_compressed(path, a=pixels)
+    else:
+        content = idx(3, 4, 4) + pixels.tobytes()
+        path.write_bytes(gzip.compress(content) if name == "a.gz" else content)
+    assert len(list(stream_images(path, (1, 4, 4)))) == 3
+    opened = []
+
+    def swap(event, arguments):
+        if event == "open" and str(arguments[0]) == str(path):
+            opened.append(event)
+            if len(opened) == 2:
+                path.unlink()
+                os.mkfifo(path)
+
+    WATCHERS.append(swap)
+    try:
+        with pytest.raises(DataError, match="not a regular file"):
+            list(stream_images(path, (1, 4, 4)))
+    finally:
+        WATCHERS.remove(swap)
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, read_labels, read_idx])
+def test_a_pipe_is_refused_wherever_a_file_is_read(pipe, read):
+    with pytest.raises((CheckpointError, DataError), match="not a regular file"):
+        read(pipe)
+
+
+def test_labels_that_claim_more_than_their_file_are_refused(tmp_path):
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)}
+    )
+    (tmp_path / "labels.npy").write_bytes(head.getvalue() + bytes(80))
+    with pytest.raises(DataError, match="asks for 8000000000000 bytes"):
+        read_labels(tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_a_checkpoint_is_read_once(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    if name == "model.pt":
+        torch.save({}, path)
+    else:
+        save_checkpoint(lively_model(SMALL), path)
+    opened = []
+
+    def count(event, arguments):
+        if event == "open" and str(arguments[0]) == str(path):
+            opened.append(event)
+
+    WATCHERS.append(count)
+    try:
+        with contextlib.suppress(CheckpointError):  # there are no weights in the second
+            load_checkpoint(path)
+    finally:
+        WATCHERS.remove(count)
+    assert len(opened) == 1
+
+
+def test_a_file_that_is_no_image_is_named_and_no_object_of_python(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    with pytest.raises(DataError, match=r"a\.png: .*no PNG or JPEG image") as caught:
+        list(stream_images(tmp_path / "a.png", (1, 4, 4)))
+    assert "<" not in str(caught.value)
 
 
 def test_a_compressed_checkpoint_is_refused(tmp_path):

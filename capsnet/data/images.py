@@ -68,10 +68,11 @@ def image_file(path: Path, image_shape: ImageShape) -> Source:
 
 def _opened(file: BinaryIO, name: str) -> "ImageFile":
     from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
 
     try:
         return Pillow.open(file, formats=("PNG", "JPEG"))
-    except Pillow.UnidentifiedImageError as error:  # its words name the object, not the file
+    except UnidentifiedImageError as error:  # its words name the object, not the file
         raise damaged(name, "no PNG or JPEG image") from error
 
 

@@ -30,7 +30,9 @@ def shapes_of(
     Raises:
         RuntimeError, ValueError: whatever torch raises.
     """
-    with torch.no_grad(), torch.jit.optimized_execution(False), _Shapes() as counted:
+    # Optimised, TorchScript would compute what is constant in it first.
+    plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+    with torch.no_grad(), plain, _Shapes() as counted:
         return call(torch.empty(*shape, device=_META)), counted.elements
 
 
@@ -38,7 +40,7 @@ class _Shapes(TorchDispatchMode):
     """Nothing that is larger than a few numbers takes memory."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(

@@ -11,7 +11,7 @@ from support.networks import SMALL
 from support.proof import fill_folder, verify
 
 from capsnet.documents import from_values
-from capsnet.errors import ArtifactError, ResultError
+from capsnet.errors import ArtifactError, ConfigError, ResultError
 from capsnet.files import file_sha256
 from capsnet.runtime.certificate import (
     SCHEMA_VERSION,
@@ -46,6 +46,31 @@ def test_a_passing_certificate_of_these_bytes_opens_the_session(artifact, certif
     session = open_session(artifact, require_certificate=True)
     assert session.format == "onnx"
     assert session.notes == ()
+
+
+def test_a_proof_on_another_device_is_none(artifact, certificate):
+    write_certificate(changed(certificate, device="cuda"), artifact)
+    words = (
+        r"proven on cuda, and would run on cpu.*; run: capsnet verify --device cpu .*model\.onnx"
+    )
+    for device in ("auto", "cpu"):
+        with pytest.raises(ArtifactError, match=words):
+            open_session(artifact, device, require_certificate=True)
+    assert open_session(artifact).device == "cpu"
+
+
+def test_a_proof_on_the_cpu_is_none_on_cuda(artifact, certificate):
+    write_certificate(certificate, artifact)
+    proven = require_certificate(artifact, file_sha256(artifact))
+    proven.require_device("cpu", artifact)
+    with pytest.raises(ArtifactError, match=r"proven on cpu, .* capsnet verify --device cuda"):
+        proven.require_device("cuda", artifact)
+
+
+def test_proofs_are_none_of_rounded_products(artifact, certificate):
+    write_certificate(certificate, artifact)
+    with pytest.raises(ConfigError, match="full float32"):
+        open_session(artifact, "cpu", tf32=True, require_certificate=True)
 
 
 def test_a_missing_certificate_is_refused_only_when_required(artifact):

@@ -7,10 +7,15 @@ import torch
 from onnx import numpy_helper
 from support.artifacts import onnx_bytes, parsed
 from support.networks import SMALL, altered, lively_model, random_images, with_layers
+from support.proof import fill_folder, request_in
 
+from capsnet.errors import ArtifactError
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
+from capsnet.jobs import locate_fault
 from capsnet.runtime.proof.locate import locate, onnx_stages
+from capsnet.runtime.proof.results import Tolerance
+from capsnet.runtime.sessions import opening
 from capsnet.stages import record_stages
 
 STACK = with_layers(altered(SMALL, primary_activation="squash"), (6, 5, 2), (5, 6, 3))
@@ -110,3 +115,35 @@ def test_the_stages_of_the_readable_model_end_in_its_outputs():
     torch.testing.assert_close(stages["layer1.iteration3.capsules"], capsules, rtol=0, atol=1e-12)
     torch.testing.assert_close(stages["lengths"], lengths, rtol=0, atol=1e-12)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_tolerance_of_the_user_decides_in_place_of_the_budget(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_bytes(STACK, reconstruction=True))
+    found = stages_of(path, LOWERED)
+    for tolerance, wrong in ((Tolerance(1e-12), "stem"), (Tolerance(0.0, 1e-3), None)):
+        stages = locate(lively_model(STACK), found, IMAGES, "fp32", tolerance)
+        assert first_wrong(stages) == wrong
+        assert stages[0].allowed >= tolerance.atol
+
+
+def test_what_goes_wrong_in_the_stages_is_an_error_of_the_artifact():
+    content = onnx_bytes(STACK, reconstruction=True)
+    with pytest.raises(ArtifactError, match="failed on the stages"):
+        onnx_stages(content, IMAGES[:, :, :-1])
+
+
+def test_the_bytes_that_were_checked_are_those_that_are_located(tmp_path, monkeypatch):
+    folder = fill_folder(tmp_path)
+    request, path = request_in(folder), folder / "model.onnx"
+    assert first_wrong(locate_fault(path, request)) is None
+    real = opening.open_session
+
+    def swapped(*arguments):
+        session = real(*arguments)
+        path.write_bytes(path.read_bytes() + b"\0")  # between the check and the use
+        return session
+
+    monkeypatch.setattr(opening, "open_session", swapped)
+    with pytest.raises(ArtifactError, match="was changed while it was read"):
+        locate_fault(path, request)
