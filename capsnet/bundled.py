@@ -7,7 +7,7 @@ __all__ = ["ASSETS", "BUNDLED", "checkpoint_file"]
 ASSETS = Path(__file__).parent / "assets"
 """Where the files of the package lie that are no code."""
 
-BUNDLED = {"mnist": ASSETS / "mnist.safetensors"}
+BUNDLED = {name: ASSETS / f"{name}.safetensors" for name in ("mnist", "efficient-mnist")}
 """Their checkpoints by name."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
+from capsnet.bundled import BUNDLED
 from capsnet.cli.streams import check_standard_output
 from capsnet.device import Device
 from capsnet.errors import ResourceError
@@ -268,8 +269,19 @@ def _paths(context: click.Context, kind: type[click.Path]) -> dict[str, Path]:
     return found
 
 
+def _list_bundled(context: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
+    if value == Path("list"):
+        click.echo("\n".join(BUNDLED))
+        context.exit()
+    return value
+
+
 checkpoint_option = click.option(
-    "--checkpoint", type=FILE, help="Trained weights.  [default: the bundled MNIST model]"
+    "--checkpoint",
+    type=FILE,
+    callback=_list_bundled,
+    help="Trained weights: a file, or the name of what is bundled ('list' prints the names).  "
+    "[default: mnist]",
 )
 device_option = click.option(
     "--device",

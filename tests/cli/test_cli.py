@@ -761,6 +761,15 @@ def test_choices_are_those_of_the_tables():
     assert choices("train", "preset") == list(PRESETS)
 
 
+def test_bundled_checkpoints_are_listed(run):
+    from capsnet.bundled import BUNDLED
+
+    result = run("export", "--checkpoint", "list")
+    assert result.code == 0
+    assert result.stdout.split() == list(BUNDLED) == ["mnist", "efficient-mnist"]
+    assert all(path.is_file() for path in BUNDLED.values())
+
+
 # Usage and errors
 
 

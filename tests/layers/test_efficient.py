@@ -7,7 +7,9 @@ from support import oracle
 from support.family import FAMILY, family_member
 from support.networks import random_images
 
+import capsnet
 from capsnet.config import preset
+from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ConfigError
 from capsnet.export.lower import lower
 from capsnet.export.lowering.base import AsWritten
@@ -24,6 +26,17 @@ def test_the_preset_has_the_papers_number_of_parameters():
     model = CapsNet(preset("efficient"))
     encoder = (p for name, p in model.named_parameters() if not name.startswith("decoder"))
     assert sum(p.numel() for p in encoder) == 161_824
+
+
+@pytest.mark.slow
+def test_the_bundled_network_classifies_the_test_images():
+    model = capsnet.load("efficient-mnist")
+    assert model.config == preset("efficient")
+    images, labels = mnist_test_set()
+    pixels = torch.from_numpy(images).float() / 255
+    with torch.no_grad():
+        found = torch.cat([model(part)[0].argmax(-1) for part in pixels.split(500)])
+    assert (found.numpy() == labels).mean() == 0.9965
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0])
