@@ -106,7 +106,7 @@ PRECISIONS: dict[str, Precision] = {
             "int8",
             # The bundled model loses 1 of the 10,000 test images, and changes the class of 3; it is
             # off by at most 5.7 % (p99 1.1 %, RMS 0.32 %).
-            Budget(factor=4.0, max=0.25, p99=0.08, rms=0.03, flips=0.005, clips=True),
+            Budget(factor=4.0, max=0.25, p99=0.08, rms=0.03, flips=0.01, clips=True),
             claims=(Claim("int8", _QUANTISED, 1),),
             formats=("onnx",),
             finish=deferred("capsnet.export.precision.int8:quantise"),

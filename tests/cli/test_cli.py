@@ -766,7 +766,7 @@ def test_bundled_checkpoints_are_listed(run):
 
     result = run("export", "--checkpoint", "list")
     assert result.code == 0
-    assert result.stdout.split() == list(BUNDLED) == ["mnist", "efficient-mnist"]
+    assert result.out.split() == list(BUNDLED) == ["mnist", "efficient-mnist"]
     assert all(path.is_file() for path in BUNDLED.values())
 
 

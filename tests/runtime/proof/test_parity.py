@@ -777,13 +777,13 @@ def closer(count):
     return golden
 
 
-@pytest.mark.parametrize(("flips", "passed"), [(0, True), (3, True), (5, True), (6, False)])
+@pytest.mark.parametrize(("flips", "passed"), [(0, True), (3, True), (10, True), (11, False)])
 def test_flips_decide_by_their_share(flips, passed):
     golden = closer(1000)
     result = judge_int8(golden, with_flips(golden, flips))
     assert result.passed is passed
     assert len(result.flips) == flips
-    message = f"{flips} of 1000 images change their class: at most 0.50%, or 2 of a few images, may"
+    message = f"{flips} of 1000 images change their class: at most 1.00%, or 2 of a few images, may"
     assert (message in result.failures) is not passed
 
 

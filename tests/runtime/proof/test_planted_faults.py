@@ -6,14 +6,17 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from support.artifacts import edited, parsed, with_weight
 from support.hostile import torch_archive
-from support.networks import SMALL, lively_model, random_images, with_layers
+from support.networks import SMALL, altered, lively_model, random_images, with_layers
 
 from capsnet.checkpoint import save_checkpoint
 from capsnet.errors import CapsNetError
+from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import LoweredCapsNet, lower
+from capsnet.export.options import ExportOptions
 from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.request import Request
 
@@ -205,3 +208,66 @@ def test_a_baked_batch_is_caught(kind, folder, tmp_path):
     found, said = verdict(folder, baked)
     assert found == "fail"
     assert "contradicts the graph" in said
+
+
+# int8, where classes decide
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    """An int8 file, and 500 labelled images that its network classifies without doubt."""
+    folder = tmp_path_factory.mktemp("int8")
+    model = lively_model(altered(SMALL, stem_channels=16, primary_groups=8))
+    save_checkpoint(model, folder / "model.safetensors")
+    images = random_images(model.config, 2000)
+    with torch.no_grad():
+        lengths = model(torch.from_numpy(images))[0].sort(dim=1)
+    sure = (lengths.values[:, -1] - lengths.values[:, -2]).argsort(descending=True)[:500].numpy()
+    np.save(folder / "images.npy", images[sure])
+    np.save(folder / "labels.npy", lengths.indices[sure, -1].numpy())
+    options = ExportOptions(calibration=random_images(model.config, 64, seed=1))
+    to_onnx(lower(model, precision="int8"), folder / "model.onnx", options)
+    return folder
+
+
+def judged_as_int8(quantised, change=None):
+    content = (quantised / "model.onnx").read_bytes()
+    if change is not None:
+        tensors = parsed(content).graph.initializer
+        [name] = [t.name for t in tensors if len(t.dims) == 4 and t.data_type == 3]  # INT8
+        content = edited(content, with_weight(name, change))
+    (quantised / "changed.onnx").write_bytes(content)
+    request = Request(
+        quantised / "model.safetensors",
+        quantised / "images.npy",
+        device="cpu",
+        labels=quantised / "labels.npy",
+    )
+    return prove(quantised / "changed.onnx", request).certificate
+
+
+@pytest.mark.slow
+def test_int8_fault_that_changes_nothing_for_a_person_passes(quantised):
+    sound = judged_as_int8(quantised)
+    assert sound.passed, sound.failures
+
+    def one_step(weights):
+        weights[0, 0, 0, 0] += 1
+
+    changed = judged_as_int8(quantised, one_step)
+    assert changed.passed, changed.failures
+    assert changed.parity.checks != sound.parity.checks
+    assert changed.parity.not_judged == (
+        "batch sizes 1, 2, 3, 7 ran 256 of 500 images, spread evenly",
+    )
+
+
+@pytest.mark.slow
+def test_int8_fault_that_loses_accuracy_is_caught(quantised):
+    def forgotten_channel(weights):
+        weights[0] = 0
+
+    certificate = judged_as_int8(quantised, forgotten_channel)
+    assert not certificate.passed
+    assert any("accuracy falls from 100.00%" in f for f in certificate.failures)
+    assert any("images change their class" in f for f in certificate.failures)
