@@ -46,11 +46,7 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
 
     def route(total: Tensor) -> Tensor:
         projected = (total @ weight.mT).unflatten(2, (in_dim, -1))  # o b d i
-        logits = (projected * capsules).sum(2)
-        # Spelled out: inference engines transpose twice for a softmax over another axis than the
-        # last. The maximum only keeps exp in range and cancels, so it needs no gradient.
-        exponentials = torch.exp(logits - logits.detach().amax(0, keepdim=True))
-        coupling = exponentials / exponentials.sum(0, keepdim=True)
+        coupling = _couple((projected * capsules).sum(2), 0)
         routed: Tensor = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
         return routed
 
@@ -59,27 +55,43 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
         routed: Tensor = checkpoint(route, total, use_reentrant=False, preserve_rng_state=False)
         return routed
 
-    uniform = (capsules.flatten(1) / out_capsules) @ weight
+    # One product of matrices: engines pack its weights once, and some run no other with any batch.
+    summed = capsules.flatten(1) @ rearrange(weight, "o k h -> k (o h)")
+    uniform = rearrange(summed / out_capsules, "b (o h) -> o b h", o=out_capsules)
     step = route_again if uniform.requires_grad else route
     return _unroll(uniform, step, iterations).movedim(0, 1)
 
 
 def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashing]) -> Tensor:
-    """A capsule layer with dynamic routing over votes, laid out so that nothing is transposed.
+    """A capsule layer with dynamic routing over votes: products of matrices with vectors.
+
+    The weights are read once. Engines run the products on the votes as they lie.
 
     Arguments and result are those of :func:`projected_routing`, except that the inputs of the
     output capsules are laid out ``[batch, out_capsules, out_dim]``.
     """
     out_capsules, _, out_dim = weight.shape
     by_input = rearrange(weight, "o (d i) h -> i d (o h)", d=capsules.shape[1])
-    votes = (capsules.permute(2, 0, 1) @ by_input).unflatten(2, (out_capsules, out_dim))  # i b o h
+    votes = (capsules.permute(2, 0, 1) @ by_input).unflatten(2, (out_capsules, out_dim))
+    votes = votes.permute(1, 2, 0, 3)  # b o i h
 
     def route(total: Tensor) -> Tensor:
-        coupling = torch.softmax((votes * total).sum(3), dim=2)
-        routed: Tensor = (coupling.unsqueeze(3) * votes).sum(0)
+        coupling = _couple((votes @ total.unsqueeze(3)).squeeze(3), 1)
+        routed: Tensor = (coupling.unsqueeze(2) @ votes).squeeze(2)
         return routed
 
-    return _unroll(votes.sum(0) / out_capsules, route, iterations)
+    ones = votes.new_ones(1, 1, 1, votes.shape[2])
+    return _unroll((ones @ votes).squeeze(2) / out_capsules, route, iterations)
+
+
+def _couple(logits: Tensor, outputs: int) -> Tensor:
+    """Softmax over the axis of the output capsules.
+
+    Spelled out: inference engines transpose twice for a softmax over another axis than the last.
+    The maximum only keeps exp in range and cancels, so it needs no gradient.
+    """
+    exponentials = torch.exp(logits - logits.detach().amax(outputs, keepdim=True))
+    return exponentials / exponentials.sum(outputs, keepdim=True)
 
 
 def _unroll(

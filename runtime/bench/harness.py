@@ -244,9 +244,9 @@ def measure(
                     results.append(_result(candidate, batch, proven[name], timed, candidates))
                     continue
                 device = workers[name].about.device if name in workers else None
-                error = (failures | failed)[name]
-                excused = candidate.optional and isinstance(error, DeviceError)
-                results.append(Result(name, batch, device, str(error), excused))
+                problem = (failures | failed)[name]
+                excused = candidate.optional and isinstance(problem, DeviceError)
+                results.append(Result(name, batch, device, str(problem), excused))
     return tuple(results)
 
 

@@ -84,7 +84,9 @@ def draw_plot(results: Sequence[Result], machine: Mapping[str, str], path: Path)
         axes.grid(alpha=0.3, axis="x" if one else "both")
     if not one:
         figure.axes[0].set_ylim(bottom=0)
-        figure.axes[0].legend()
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4
+        )
         figure.axes[1].set_yscale("log")
     notes = "error bars: slowest to fastest round; " + "; ".join(
         f"{name} {value}" for name, value in machine.items()

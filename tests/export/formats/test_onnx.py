@@ -91,6 +91,20 @@ def test_artifact_of_every_routing_equals_the_readable_model(routing, run):
     assert_golden(SMALL, run(content, images, ALL[:2]), images)
 
 
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_products_are_of_equal_ranks(routing):
+    """OpenVINO runs no product of ranks 2 and 3 whose batch is open."""
+    model = onnx.shape_inference.infer_shapes(parsed(onnx_bytes(SMALL, routing=routing)))
+    graph = model.graph
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        ranks[value.name] = len(value.type.tensor_type.shape.dim)
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) >= 5
+    for node in products:
+        assert len({ranks[name] for name in node.input}) == 1, node.name
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
 def test_one_file_serves_every_batch_size(count):
     images = random_images(TINY, count, seed=count)
