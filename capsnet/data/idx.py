@@ -65,7 +65,8 @@ def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
             name,
             f"it holds {start + len(content)} bytes, its header asks for {start + expected}",
         )
-    array = np.frombuffer(content, header.dtype).reshape(header.shape)
+    with reading(name):  # numpy has no array of some shapes, though it would be empty
+        array = np.frombuffer(content, header.dtype).reshape(header.shape)
     return array.astype(header.dtype.newbyteorder("="))
 
 
