@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their digests."""
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -7,8 +8,8 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -37,6 +38,7 @@ __all__ = [
 
 _MARK = ".capsnet-"
 _LEFT = re.compile(r"\..*\.capsnet-[a-z0-9_]{8}(\.[^.]*)?", re.DOTALL)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NAME = 40  # characters of a target's name that its temporary file repeats; names have a limit
 
 
@@ -115,6 +117,7 @@ class StagedFile:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.path.unlink(missing_ok=True)
+        _unfinished.discard(self.path)
         os.close(self._handle)
         if isinstance(error, OSError):
             raise OutputError(cannot_write(self._target, error)) from error
@@ -302,18 +305,38 @@ def _remove_if_left(path: Path) -> None:
 def _locked_file(target: Path, folder: Path) -> tuple[int, Path]:
     """A new temporary file for a target, open and locked."""
     while True:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:_NAME]}{_MARK}", suffix=target.suffix, dir=folder
-        )
+        name = f".{target.name[:_NAME]}{_MARK}{secrets.token_hex(4)}{target.suffix}"
+        path = folder / name
+        _unfinished.add(path)
+        try:
+            handle = os.open(path, _NEW, 0o600)
+        except FileExistsError:
+            _unfinished.discard(path)
+            continue
         with contextlib.suppress(OSError):  # what cannot be locked is never swept
             lock(handle, wait=True)
         if os.fstat(handle).st_nlink:
-            return handle, Path(name)
+            return handle, path
         os.close(handle)  # another process has swept it before it was locked
+        _unfinished.discard(path)
+
+
+_unfinished: set[Path] = set()  # an interruption may come before a file's `with` block, or after
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    for path in _unfinished:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+if hasattr(os, "register_at_fork"):  # they are the parent's
+    os.register_at_fork(after_in_child=_unfinished.clear)
 
 
 def _default_mode() -> int:
-    """Permissions a plain ``open`` would give; ``mkstemp`` alone leaves files private."""
+    """Permissions a plain ``open`` would give; temporary files are private."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

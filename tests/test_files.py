@@ -65,7 +65,7 @@ def test_an_exception_in_the_block_passes_through_and_changes_nothing(target, er
     assert snapshot(target) == before
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp"])
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "os.open"])
 def test_a_full_disk_is_one_error_that_names_the_target_and_changes_nothing(
     target, monkeypatch, call
 ):
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_written_is_noticed_before_the_work(tmp_path, name
 
 def test_a_folder_without_permission_is_noticed_before_the_work(tmp_path, monkeypatch):
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    monkeypatch.setattr("tempfile.mkstemp", raise_(denied))
+    monkeypatch.setattr("os.open", raise_(denied))
     with pytest.raises(OutputError, match="Permission denied; choose a folder"):
         check_writable(tmp_path / "page.html")
 
@@ -232,6 +232,41 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_that_writes_there(
     assert (tmp_path / writer.temporary).exists()
     write(tmp_path / "other.csv")
     assert snapshot(tmp_path / "other.csv") == {"other.csv": "later"}
+
+
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+import capsnet.files
+def interrupted(*_, **__):
+    assert len(list(Path().iterdir())) == 1
+    raise KeyboardInterrupt
+if sys.argv[1] == "lock":  # before the block of the file
+    capsnet.files.lock = interrupted
+else:  # at its end
+    Path.unlink = interrupted
+try:
+    capsnet.files.check_writable(Path("model.onnx"))
+except KeyboardInterrupt:
+    Path.unlink = lambda path: os.unlink(path)
+    if sys.argv[-1] == "fork" and os.fork() == 0:
+        sys.exit()
+    if sys.argv[-1] == "fork":
+        os.wait()
+        assert len(list(Path().iterdir())) == 1  # the child has left it alone
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("place", ["lock", "unlink"])
+@pytest.mark.parametrize("then", ["end", "fork"])
+def test_an_interruption_at_any_place_leaves_no_file_when_the_process_has_ended(
+    tmp_path, place, then
+):
+    command = [sys.executable, "-c", INTERRUPTED, place, then]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_living_process_writes_is_never_removed(tmp_path, writer, next_run):

@@ -73,7 +73,8 @@ def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
     if len(content) != expected:
         found = f"{'at least ' if len(content) > expected else ''}{start + len(content)}"
         raise damaged(name, f"it holds {found} bytes, its header asks for {start + expected}")
-    array = np.frombuffer(content, header.dtype).reshape(header.shape)
+    with reading(name):  # numpy has no array of some shapes, though it would be empty
+        array = np.frombuffer(content, header.dtype).reshape(header.shape)
     return array.astype(header.dtype.newbyteorder("="))
 
 

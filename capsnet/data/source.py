@@ -31,6 +31,9 @@ _DAMAGE = (
 )
 
 
+_LONGEST = 200  # characters of a reason
+
+
 @dataclass(frozen=True)
 class Source:
     """Images of one name: how many, and an iterator that opens nothing before it is advanced."""
@@ -56,7 +59,8 @@ def reading(name: str) -> Iterator[None]:
 
 
 def damaged(name: str, reason: str) -> DataError:
+    """The error of a damaged file; libraries quote it in their reasons, at any length."""
     return DataError(
-        f"cannot read {name}: truncated, damaged, or not of its kind ({reason}); "
+        f"cannot read {name}: truncated, damaged, or not of its kind ({reason[:_LONGEST]}); "
         "copy or create the file again"
     )

@@ -14,7 +14,7 @@ import click
 from campaign.tally import Tally, table
 from campaign.trial import Batch, try_files, work
 
-_DAMAGE = 0.3  # of the time; the rest is for kills
+_DAMAGE = 0.2  # of the time; the rest is for kills
 _HOSTILE = 300.0  # seconds at most; far above what slow machines need
 
 

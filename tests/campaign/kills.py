@@ -188,7 +188,7 @@ def kill(victim: Victim, number: int, wait: float, tally: Tally) -> None:
     if not missed:
         tally.cases += 1
         tally.outcomes[f"{name} killed"] += 1
-        tally.outcomes["a run that was interrupted before"] += continued
+        tally.outcomes["of a run that was being continued"] += continued
     what = f"{name}, {signal.Signals(number).name} after {wait:.2f} s"
     found = problems(ended, 0 if missed else number)
     if ended.code == 0:

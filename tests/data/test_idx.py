@@ -74,6 +74,7 @@ WHOLE = idx(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
         (b"\0\0\x0a" + WHOLE[3:], "is not an IDX file"),
         (b"\x89PNG\r\n\x1a\n", "is not an IDX file: its header is '89 50 4e 47'"),
         (b"\0\0\x08\x04" + b"\xff" * 16, "its header asks for 3402823"),  # more than 64 bits
+        (b"\0\0\x08\x28" + bytes(4) + b"\xff" * 156, "cannot read"),  # empty, and too large
         (b"\x1f\x8b", "cannot read"),
         (gzip.compress(WHOLE)[:-9], "cannot read"),
         (gzip.compress(WHOLE)[:-8] + b"\0" * 8, "cannot read"),  # wrong checksum

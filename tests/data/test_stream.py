@@ -659,3 +659,12 @@ def test_a_file_that_is_damaged_in_the_middle_gives_the_images_before(tmp_path):
     [(name, error)] = told
     assert name == str(tmp_path / "images.gz")
     assert "damaged" in str(error)
+
+
+def test_what_a_library_says_of_a_damaged_file_is_quoted_at_a_readable_length(tmp_path):
+    np.savez(tmp_path / "a.npz", x=pixels(7, 4, 5))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[26:28] = b"\xff\x00"  # the length of the member's name, which zipfile quotes
+    content[30:36] = bytes(6)
+    (tmp_path / "a.npz").write_bytes(content)
+    assert len(refuse(tmp_path / "a.npz", "File name in directory")) < 500
