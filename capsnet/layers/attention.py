@@ -40,7 +40,7 @@ class AttentionConfig(LayerConfig, kind="attention"):
         return self.capsules, self.dim
 
     def build(self, shape: Shape) -> "AttentionCapsules":
-        return AttentionCapsules(*shape, self)
+        return AttentionCapsules(shape[0], shape[1], self)
 
 
 class AttentionCapsules(nn.Module):

@@ -87,7 +87,8 @@ class ConvolutionalCapsules(nn.Module):
         windows = grid.unfold(1, kernel, stride).unfold(2, kernel, stride)
         height, width = windows.shape[1:3]
         inputs = rearrange(windows, "b h w g d y x -> (b h w) (y x g) d")
-        return rearrange(self.layer(inputs), "(b h w) o d -> b (h w o) d", h=height, w=width)
+        outputs: Tensor = self.layer(inputs)
+        return rearrange(outputs, "(b h w) o d -> b (h w o) d", h=height, w=width)
 
     def stages(self) -> Mapping[str, nn.Module]:
         """Those of the layer at each position."""

@@ -64,5 +64,5 @@ class TransposedDecoder(nn.Sequential):
 
     def forward(self, capsules: Tensor) -> Tensor:
         """Images of the right size: what doubling made too large is cut off."""
-        images: Tensor = super().forward(capsules)
+        images: Tensor = super().forward(capsules)  # type: ignore[no-untyped-call]
         return images[..., : self.height, : self.width]

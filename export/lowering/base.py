@@ -54,19 +54,19 @@ class Layout:
         dim_first: whether capsules are ``[batch, dim, capsules]``.
         places: int64 ``[capsules]``: where each of the readable layer's capsules lies; None for all
             in their own places.
-        affine: scale and shift ``[channels]`` that features still lack: the next layer folds them
-            into its weights. None for none.
+        affine: ``[2, channels]``, scale and shift that features still lack: the next layer folds
+            them into its weights. None for none.
     """
 
     dim_first: bool = False
     places: Tensor | None = None
-    affine: tuple[Tensor, Tensor] | None = None
+    affine: Tensor | None = None
 
     def to_readable(self, values: Tensor) -> Tensor:
         """Values of this layout as the readable layer would give them."""
         if self.affine is not None:
-            scale, shift = (t.to(values)[:, None, None] for t in self.affine)
-            values = values * scale + shift
+            affine = self.affine.to(values)[:, :, None, None]
+            values = values * affine[0] + affine[1]
         if self.dim_first:
             values = values.mT
         return values if self.places is None else values[:, self.places]
@@ -81,7 +81,7 @@ class Layout:
         if self.affine is None:
             return folded
         assert conv.padding == (0, 0), "the shift of a channel is not zero around an image"
-        scale, shift = (t.double().view(conv.groups, 1, -1, 1, 1) for t in self.affine)
+        scale, shift = self.affine.double().view(2, conv.groups, 1, -1, 1, 1)
         weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))
         bias = (weight * shift).sum((2, 3, 4)).flatten()
         if conv.bias is not None:
@@ -151,12 +151,10 @@ class AsWritten(LoweredLayer):
         self.as_written = copy.deepcopy(layer)
         self._dim_first = layout.dim_first
         self.register_buffer("places", layout.places, persistent=False)
-        affine = None if layout.affine is None else torch.stack(layout.affine)
-        self.register_buffer("affine", affine, persistent=False)
+        self.register_buffer("affine", layout.affine, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        affine = None if self.affine is None else (self.affine[0], self.affine[1])
-        given = Layout(self._dim_first, self.places, affine)  # type: ignore[arg-type]
+        given = Layout(self._dim_first, self.places, self.affine)  # type: ignore[arg-type]
         result: Tensor = self.as_written(given.to_readable(values))
         return result
 

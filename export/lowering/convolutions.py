@@ -47,22 +47,19 @@ class LoweredConvolutions(LoweredLayer):
 class _Affine(nn.Module):
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        assert layout.affine is not None
-        for name, values in zip(("scale", "shift"), layout.affine, strict=True):
-            self.register_buffer(name, values[:, None, None])
+        self.register_buffer("affine", layout.affine)
 
     def forward(self, features: Tensor) -> Tensor:
-        return features * self.get_buffer("scale") + self.get_buffer("shift")
+        return Layout(affine=self.get_buffer("affine")).to_readable(features)
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift ``[channels]`` of a normalisation in evaluation mode."""
+def _affine(norm: nn.BatchNorm2d) -> Tensor:
+    """Scale and shift ``[2, channels]`` of a normalisation in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    weight, bias = norm.weight.detach().double(), norm.bias.detach().double()
-    scale = weight / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = bias - norm.running_mean.double() * scale
-    return scale.to(norm.weight), shift.to(norm.weight)
+    scale = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+    return torch.stack((scale, shift)).to(norm.weight)
 
 
 @rewrites(ConvolutionsStem)
