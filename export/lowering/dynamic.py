@@ -14,8 +14,9 @@ from capsnet.layers.squash import Squash
 __all__ = ["DEFAULT_ROUTING", "LoweredDynamic"]
 
 DEFAULT_ROUTING = "projected"
-"""Ahead at every batch size (``capsnet bench --part routing``, two cores with AVX-512, onnxruntime
-1.31.1; ms at batch 1, 8, 32, 128): projected 0.7, 3.2, 12.5, 43.7; votes 0.9, 4.4, 23.8, 90.6."""
+"""Ahead on many images at once, as the votes no longer fit into caches; on up to 8 images in
+onnxruntime votes is, as it reads the weights once (``capsnet bench --candidate onnx --candidate
+onnx-votes --batch 1,2,4,8,32,128``)."""
 
 
 class LoweredDynamic(LoweredLayer):
