@@ -39,7 +39,7 @@ def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
     taps = -(-kernel // stride)
     bases = _fourier_bases(grid, taps, out, images.dtype)
     poses: Tensor = _Correlation.apply(images, weight, stride, bases)  # type: ignore[no-untyped-call]
-    return poses.view(len(images), len(weight), *out)
+    return poses.unflatten(2, out)
 
 
 class _Correlation(torch.autograd.Function):
@@ -66,7 +66,7 @@ class _Correlation(torch.autograd.Function):
             x = _spectrum(analyse, _phases(signal, stride))
             w = _spectrum(analyse_filter, _phases(filters, stride))
             poses += _complex_product(x, w.mT)
-        return _positions(synthesise, poses)
+        return _positions(synthesise, poses).movedim(0, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -78,7 +78,7 @@ class _Correlation(torch.autograd.Function):
         analyse, analyse_filter, synthesise = ctx.bases  # type: ignore[attr-defined]
         # The gradient of a complex product takes the conjugate of the other factor.
         conjugate = gradient.new_tensor([1, -1])[:, None, None]
-        g = _spectrum(synthesise, gradient.view(len(images), len(weight), -1))
+        g = _spectrum(synthesise, gradient)
         to_images, to_weight = torch.empty_like(images), torch.empty_like(weight)
         for signal, filters, to_signal, to_filters in _channels(
             images, weight, to_images, to_weight
@@ -102,9 +102,9 @@ def _spectrum(analyse: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _positions(basis: Tensor, spectrum: Tensor) -> Tensor:
-    """The ``[n, c, positions]`` that a spectrum ``[2, frequencies, n, c]`` stands for."""
-    pixels = spectrum.flatten(2).flatten(0, 1).T @ basis.flatten(0, 1)
-    return pixels.view(*spectrum.shape[2:], -1)
+    """The ``[positions, n, c]`` that a spectrum ``[2, frequencies, n, c]`` stands for."""
+    pixels = basis.flatten(0, 1).T @ spectrum.flatten(2).flatten(0, 1)
+    return pixels.view(-1, *spectrum.shape[2:])
 
 
 def _complex_product(left: Tensor, right: Tensor) -> Tensor:
@@ -127,10 +127,10 @@ def _phases(pixels: Tensor, stride: int) -> Tensor:
 
 
 def _unphase(phases: Tensor, stride: int, pixels: Tensor) -> None:
-    """The inverse of :func:`_phases`, into ``pixels [n, c, h, w]``."""
+    """The inverse of :func:`_phases`, positions first, into ``pixels [n, c, h, w]``."""
     height, width = pixels.shape[-2:]
     rows = -(-height // stride)
-    padded = rearrange(phases, "n (c p q) (h w) -> n c (h p) (w q)", p=stride, q=stride, h=rows)
+    padded = rearrange(phases, "(h w) n (c p q) -> n c (h p) (w q)", p=stride, q=stride, h=rows)
     pixels.copy_(padded[..., :height, :width])
 
 
