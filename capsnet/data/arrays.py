@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _WHITE = np.float32(255)
+_LONGEST = 200  # characters of a shape: a file may claim 255 axes
 _LAYOUTS = ("hw", "chw", "hwc", "nhw", "nchw", "nhwc")
 
 
@@ -62,7 +63,7 @@ def find_layout(name: str, header: ArrayHeader, image_shape: ImageShape) -> Layo
     channels, height, width = image_shape
     sizes = {"n": "n", "c": channels, "h": height, "w": width}
     layouts = [axes for axes in _LAYOUTS if "c" in axes or channels == 1]
-    found = f"{name} holds {header.dtype} {list(header.shape)}"
+    found = f"{name} holds {header.dtype} {str(list(header.shape))[:_LONGEST]}"
     if header.dtype.kind not in "uif":
         raise DataError(f"{found}; expected integers 0..255 or floats 0..1: convert it")
     fitting = [

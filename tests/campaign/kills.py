@@ -106,7 +106,7 @@ def victims(folder: Path, place: Path) -> list[Victim]:
             ("predict", "model.onnx", "many.npy", "--output", "out.csv", "--device", "cpu"),
             ("out.csv",),
             continues=".partial",
-            weight=6,
+            weight=9,
         ),
         Victim(
             place / "export",

@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -115,7 +116,8 @@ def work(files: Iterable[File], read: Callable[[Path], None], place: Path, secon
             outcome, wrong = "opened", "was not refused" if file.refused else ""
         except CapsNetError as error:
             message = str(error)
-            clear = message.isprintable() and len(message) < _LONGEST
+            kinds = {unicodedata.category(character) for character in message}
+            clear = not kinds & {"Cc", "Cf", "Cs"} and len(message) < _LONGEST
             outcome, wrong = type(error).__name__, "" if clear else f"says {message[:200]!r}"
         except Exception as error:
             outcome, wrong = "undocumented error", f"{type(error).__name__}: {error}"

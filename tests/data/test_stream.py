@@ -668,3 +668,8 @@ def test_what_a_library_says_of_a_damaged_file_is_quoted_at_a_readable_length(tm
     content[30:36] = bytes(6)
     (tmp_path / "a.npz").write_bytes(content)
     assert len(refuse(tmp_path / "a.npz", "File name in directory")) < 500
+
+
+def test_a_shape_of_many_axes_is_quoted_at_a_readable_length(tmp_path):
+    (tmp_path / "a").write_bytes(b"\0\0\x08\xff" + b"\xff" * 1020)
+    assert len(refuse(tmp_path / "a", "holds uint8 .4294967295, ")) < 700
