@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "capsnet-export"
 SECONDS = 570.0  # for everything
 FEWEST = 5.0  # seconds; with less left, a part is not started
+PATIENCE = 10.0  # times as long may a rehearsal take, on whatever machine it is
 LAST_LINES = 30  # of what a command printed, in the results
 LIBRARIES = (PACKAGE, "torch", "onnxruntime-gpu", "onnxruntime", "onnx", "onnxscript", "numpy")
 
@@ -331,7 +332,9 @@ def main() -> int:
     log = folder / "log.txt"
     log.write_bytes(b"")
     results: dict[Part, dict[str, Any]] = {}
-    end = time.monotonic() + SECONDS
+    patience = PATIENCE if dry else 1.0
+    end = time.monotonic() + patience * SECONDS
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the part, too
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         training_data(work, dry)
@@ -341,7 +344,9 @@ def main() -> int:
             if left < FEWEST:
                 results[part] = {"code": None, "seconds": 0, "problem": "not started: no time left"}
             else:
-                results[part] = run(part, min(part.seconds, left), work, log, environment)
+                results[part] = run(
+                    part, min(patience * part.seconds, left), work, log, environment
+                )
             write(folder, dry, results)
             print(part.name, results[part]["seconds"], "s", results[part]["problem"], flush=True)
     return int(any(result["code"] != 0 or result["problem"] for result in results.values()))

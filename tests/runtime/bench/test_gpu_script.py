@@ -129,6 +129,19 @@ def test_a_part_that_takes_too_long_is_stopped_with_its_children_and_keeps_its_w
     assert not running(int(child))
 
 
+def test_a_script_that_is_ended_ends_what_it_runs(gpu, tmp_path):
+    script = [sys.executable, str(ROOT / ".ci" / "gpu.py"), str(tmp_path), "--dry"]
+    process = subprocess.Popen(script, stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while not (found := children.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert found
+    assert not running(int(found[0]))
+
+
 def running(process):
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
