@@ -41,7 +41,7 @@ LARGE_BATCH = 1000
 ORDERS = 8
 """How often the baseline runs where there are few images, each time summing in another order."""
 
-_ENOUGH_IMAGES = 32
+_ENOUGH_IMAGES = 256  # times orders
 
 
 class Artifact(Protocol):
@@ -151,7 +151,7 @@ def orders_for(images: int) -> int:
     The largest error on a few images is a matter of luck: one order of summation may happen to be
     almost exact where every other is not.
     """
-    return 1 if images >= _ENOUGH_IMAGES else ORDERS
+    return max(1, min(ORDERS, _ENOUGH_IMAGES // images))
 
 
 def spread(total: int, samples: int | None = None) -> npt.NDArray[np.int64]:

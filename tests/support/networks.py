@@ -63,8 +63,8 @@ def with_layers(config: CapsNetConfig, *layers: tuple[int, int, int]) -> CapsNet
     return dataclasses.replace(config, capsule_layers=stack)
 
 
-def lively_model(config: CapsNetConfig) -> CapsNet:
-    """A network whose capsules have lengths like those of a trained one, always the same.
+def lively_model(config: CapsNetConfig, seed: int = 20171026) -> CapsNet:
+    """A network whose capsules have lengths like those of a trained one, the same for a seed.
 
     Fresh weights give lengths near zero: there every coupling is uniform, and a routing iteration
     more or less changes nothing. So every layer is scaled until its uniformly coupled votes add up
@@ -72,7 +72,7 @@ def lively_model(config: CapsNetConfig) -> CapsNet:
     """
     images = torch.from_numpy(random_images(config, 4))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(20171026)
+        torch.manual_seed(seed)
         model = CapsNet(config)
         poses = model.primary.to_capsules(
             conv2d(

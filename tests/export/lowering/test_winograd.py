@@ -110,8 +110,8 @@ def test_rounding_stays_near_that_of_the_direct_one(height):
         (convolution(images) - expected).pow(2).mean().sqrt().item()
         for convolution in (direct, WinogradConv2d(direct, height))
     ]
-    # About 3 times; points such as 0, 1, 2, ... 6 would make it hundreds.
-    assert 0 < errors[1] < 8 * errors[0]
+    # 1.4 and 1.7 times; in one chain 2.7 and 3.3, with points such as 0, 1, 2, ... 6 hundreds.
+    assert 0 < errors[1] < 2.2 * errors[0]
 
 
 def test_convolution_without_a_tile_is_refused():
