@@ -68,11 +68,15 @@ CONFIGS: Mapping[str, CapsNetConfig] = {
     "wide": network(stem_channels=128, primary_groups=16),
     "mnist": preset("mnist"),
     "cifar10": preset("cifar10"),
+    "efficient": preset("efficient"),
 }
 """Every preset, and what differs from them; ``wide`` and more take Winograd's convolution."""
 
+TRAINED = {"mnist": "mnist", "efficient": "efficient-mnist"}
+"""The bundled checkpoint of a configuration."""
+
 WEIGHTS = ("as they are", "float16", "doubled", "halved", "3 % noise", "fresh")
-"""What becomes of weights that were trained (of ``mnist``) or scaled to lively capsules."""
+"""What becomes of weights that were trained, or scaled to lively capsules."""
 
 ROUND = [
     (name, weights)
@@ -98,7 +102,7 @@ def network_at(number: int, seed: int) -> Network:
     name, weights = ROUND[place]
     kind = WEIGHTS.index(weights)
     # Narrow networks are convolved directly unless they are told otherwise.
-    narrow = name not in ("small", "wide", "mnist", "cifar10")
+    narrow = name not in ("small", "wide", "mnist", "cifar10", "efficient")
     forms = {"convolution": "winograd", "routing": "votes"} if narrow and kind % 2 else {}
     seed += 1000 * round_ + kind
     return Network(f"{name}, {weights}", _with_weights(name, weights, seed), forms)
@@ -108,8 +112,8 @@ def _with_weights(name: str, weights: str, seed: int) -> CapsNet:
     if weights == "fresh":
         torch.manual_seed(seed)
         return CapsNet(CONFIGS[name]).eval()
-    if name == "mnist":
-        model = load_checkpoint(checkpoint_file("mnist"))
+    if name in TRAINED:
+        model = load_checkpoint(checkpoint_file(TRAINED[name]))
     else:
         model = lively_model(CONFIGS[name], seed)
     generator = torch.Generator().manual_seed(seed)

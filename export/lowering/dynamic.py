@@ -39,7 +39,8 @@ class LoweredDynamic(LoweredLayer):
         weight = layer.weight.detach()
         if given.layout.places is not None:
             weight = weight[given.layout.places.argsort()]
-        self.register_buffer("weight", pack_weight(weight).contiguous())
+        # Input capsules innermost in memory: torch sums few images' products in several parts so.
+        self.register_buffer("weight", pack_weight(weight).mT.contiguous().mT)
         self.iterations = nn.ModuleList(Squash() for _ in range(count))
 
     def forward(self, capsules: Tensor) -> Tensor:

@@ -155,8 +155,8 @@ class WinogradConv2d(nn.Module):
             # What is added at the point 1, where every power is 1, is added to all rows.
             at_one = phase == 0 and _POINTS[point : point + 1] == (Fraction(1),)
             bias = self.get_buffer("bias") if at_one else None
-            # oneDNN sums all products of a channels-last convolution in one chain, which rounds 4
-            # times as much as the parts that it sums those of the contiguous layout in.
+            # oneDNN sums all products of a channels-last convolution in one chain, which rounds
+            # more than the parts that it sums those of the contiguous layout in.
             product = conv2d(
                 data.contiguous(),
                 self.get_buffer(f"kernel{phase}_{point}"),

@@ -25,7 +25,7 @@ from capsnet.export.options import ExportOptions
 from capsnet.files import file_sha256
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.certificate import certificate_path, write_certificate
-from capsnet.runtime.proof.collect import SAMPLE
+from capsnet.runtime.proof.collect import SAMPLE, orders_for
 from capsnet.runtime.proof.proof import Prover, prove
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.request import Request
@@ -224,7 +224,8 @@ def test_reference_is_computed_once_for_several_artifacts(folder, monkeypatch):
     prover = Prover(request_in(folder))
     prover.prepare()
     ahead = list(computed)
-    assert [c for c in ahead if c[2] == 70] == [(torch.float64, 0, 70), (torch.float32, 0, 70)]
+    orders = [(torch.float32, order, 70) for order in range(orders_for(70))]
+    assert [c for c in ahead if c[2] == 70] == [(torch.float64, 0, 70), *orders]
     for _ in range(3):
         assert prover.prove(folder / "model.onnx").certificate.passed
     assert computed == ahead
