@@ -137,8 +137,8 @@ def parts(work: Path, dry: bool) -> list[Part]:
 
     def bench(part: str, batches: str, *names: str, options: Sequence[str] = ()) -> tuple[str, ...]:
         chosen = [f"--candidate={name}" for name in (names[:1] if dry else names)]
-        how = ("--batch", "2" if dry else batches, "--rounds", "7")
-        return ("bench", "--part", part, *chosen, *how, *options, *small, *device)
+        how = ("--batch=2", "--threads=1") if dry else (f"--batch={batches}",)
+        return ("bench", "--part", part, "--rounds=7", *chosen, *how, *options, *small, *device)
 
     def resident(batches: str, *names: str) -> tuple[str, ...]:
         return bench("resident", batches, *(f"resident-{name}" for name in names))

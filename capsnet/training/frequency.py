@@ -39,7 +39,8 @@ def frequency_conv2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
     taps = -(-kernel // stride)
     bases = _fourier_bases(grid, taps, out, images.dtype)
     poses: Tensor = _Correlation.apply(images, weight, stride, bases)  # type: ignore[no-untyped-call]
-    return poses.unflatten(2, out)
+    result: Tensor = poses.unflatten(2, out)
+    return result
 
 
 class _Correlation(torch.autograd.Function):
