@@ -24,6 +24,7 @@ _PREDICT = ("predict", "model.onnx", "images.npy", "--device", "cpu")
 _MANY = ("predict", "model.onnx", "many.npy", "--device", "cpu")
 _VERIFY = ("verify", "model.onnx", *_ABOUT)
 _EXPORT = ("export", "--format", "onnx", *_ABOUT)
+_UNPROVEN = ("export", "--format", "onnx", *_ABOUT[:2], "--no-verify")
 _MIB = 2**20
 
 # Ctrl-C when a module is imported: the code that runs is that of the installed command.
@@ -213,7 +214,7 @@ def _disks(room: Room) -> None:
     """Disks that are full."""
     commands = {
         "predict": (*_PREDICT, "--output"),
-        "export": (*_EXPORT, "--no-verify", "--output"),
+        "export": (*_UNPROVEN, "--output"),
     }
     for name, command in commands.items():
         limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1024, 1024))
