@@ -94,7 +94,7 @@ def test_reference_evaluator_agrees_with_onnxruntime(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "weight", "stage"),
     [
-        ("efficient", "stem.steps.2.weight", "stem"),
+        ("efficient", "stem.steps.1.weight", "stem"),
         ("efficient", "primary_capsules.conv.weight", "primary_capsules"),
         ("efficient", "layer0.prior", "layer0.routing.inputs"),
         ("convolutional", "layer0.inner.weight", "layer0.iteration1.inputs"),

@@ -65,7 +65,7 @@ class Layout:
     def to_readable(self, values: Tensor) -> Tensor:
         """Values of this layout as the readable layer would give them."""
         if self.affine is not None:
-            affine = self.affine.to(values)[:, :, None, None]
+            affine = self.affine[:, :, None, None]
             values = values * affine[0] + affine[1]
         if self.dim_first:
             values = values.mT

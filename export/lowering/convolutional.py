@@ -34,6 +34,7 @@ class LoweredConvolutional(LoweredLayer):
         windows = _windows(layer, given.shape[0])  # [windows, capsules of a window]
         if given.layout.places is not None:
             windows = given.layout.places[windows]
+        self._count = len(windows)
         self.register_buffer("windows", windows, persistent=False)
         shape = (windows.shape[1], given.shape[1])
         self.inner = rewrite(layer.layer, Given(shape, Layout(self._dim_first)), options)
@@ -46,7 +47,7 @@ class LoweredConvolutional(LoweredLayer):
         if self._dim_first:
             picked = picked.movedim(2, 1)  # b w d i
         routed = self.inner.layout.to_readable(self.inner(picked.flatten(0, 1)))
-        result: Tensor = routed.unflatten(0, (-1, len(windows))).flatten(1, 2)
+        result: Tensor = routed.unflatten(0, (-1, self._count)).flatten(1, 2)
         return result
 
     def stages(self) -> Mapping[str, nn.Module]:

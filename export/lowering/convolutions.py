@@ -22,35 +22,30 @@ class LoweredConvolutions(LoweredLayer):
 
     def __init__(self, layer: ConvolutionsStem) -> None:
         super().__init__()
-        self.steps = nn.Sequential()
+        self.steps = nn.ModuleList()
+        self._unfolded: set[int] = set()  # the convolutions that could not take a normalisation
         for step in layer:
             if isinstance(step, nn.BatchNorm2d):
                 self.layout = Layout(affine=_affine(step))
             elif isinstance(step, nn.Conv2d):
                 if self.layout.affine is not None and step.padding != (0, 0):
-                    self.steps.append(_Affine(self.layout))
+                    self._unfolded.add(len(self.steps))
+                    self.register_buffer(f"affine{len(self.steps)}", self.layout.affine)
                     self.layout = READABLE
                 self.steps.append(self.layout.fold_into(step))
                 self.layout = READABLE
-            else:
-                self.steps.append(nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.steps(images)
+        features = images
+        for number, conv in enumerate(self.steps):
+            if number in self._unfolded:
+                features = Layout(affine=self.get_buffer(f"affine{number}")).to_readable(features)
+            features = torch.relu(conv(features))
         return features
 
     def in_half(self) -> None:
         self.half()
         self.computes_in = torch.float16
-
-
-class _Affine(nn.Module):
-    def __init__(self, layout: Layout) -> None:
-        super().__init__()
-        self.register_buffer("affine", layout.affine)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return Layout(affine=self.get_buffer("affine")).to_readable(features)
 
 
 def _affine(norm: nn.BatchNorm2d) -> Tensor:

@@ -109,8 +109,9 @@ def test_normalisation_is_folded_into_the_next_layers_weights():
     lowered = lower(family_member(EFFICIENT))
     assert not any(isinstance(part, AsWritten) for part in lowered.parts().values())
     kinds = {type(module).__name__ for module in lowered.modules()}
-    assert {"Conv2d", "ReLU"} <= kinds
-    assert not kinds & {"BatchNorm2d", "_Affine"}
+    assert "Conv2d" in kinds
+    assert "BatchNorm2d" not in kinds
+    assert not [name for name, _ in lowered.named_buffers() if "affine" in name]
 
 
 @pytest.mark.parametrize(
