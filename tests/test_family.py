@@ -97,7 +97,8 @@ def test_reference_evaluator_agrees_with_onnxruntime(name, tmp_path):
         ("efficient", "stem.steps.1.weight", "stem"),
         ("efficient", "primary_capsules.conv.weight", "primary_capsules"),
         ("efficient", "layer0.prior", "layer0.routing.inputs"),
-        ("convolutional", "layer0.inner.weight", "layer0.iteration1.inputs"),
+        # Of weights this small the exporter makes a constant of its own for the first iteration.
+        ("convolutional", "layer0.inner.weight", "layer0.iteration2.inputs"),
         ("self-routing", "layer0.inner.as_written.weight", "layer0"),
         ("em", "layer1.as_written.weight", "layer1"),
     ],
