@@ -86,9 +86,13 @@ def _check_class(kind: ast.ClassDef, constants: int) -> Fields:
         elif isinstance(part, ast.FunctionDef):
             _check_function(part, constants)
         elif isinstance(part, ast.Assign):
-            names = {ast.unparse(target) for target in part.targets}
-            if not names <= {"__parameters__", "__buffers__"}:
-                raise ArtifactError(f"its class {kind.name} sets {', '.join(sorted(names))}")
+            [target] = part.targets
+            name = ast.unparse(target)
+            if isinstance(target, ast.Subscript) and _named(target.slice) is not None:
+                name = ast.unparse(target.value)  # of a part whose name is a number
+                fields[str(_named(target.slice))] = _type(part.value)
+            if name not in ("__parameters__", "__buffers__", "__annotations__"):
+                raise ArtifactError(f"its class {kind.name} sets {name}")
         else:
             raise ArtifactError(f"its class {kind.name} holds {type(part).__name__}")
     return fields
@@ -134,6 +138,8 @@ def _check_calls(body: list[ast.stmt], calls: list[ast.Call]) -> None:
         name = ast.unparse(call.func)
         if name in _PLAIN_CALLS or name in _PRIM:
             continue
+        if name == "getattr" and len(call.args) == 2 and _named(call.args[1]) is not None:
+            continue  # the same as a dot, for a part whose name is a number
         operator = name.removeprefix("torch.").removeprefix("ops.aten.")
         first = call.args[0] if call.args else None
         first = values.get(first.id, first) if isinstance(first, ast.Name) else first
@@ -145,6 +151,13 @@ def _check_calls(body: list[ast.stmt], calls: list[ast.Call]) -> None:
         if operator in ("add", "mul") and any(_is_list(a, values) for a in call.args):
             raise ArtifactError(f"its code repeats a list ({name})")
         check_operators([f"aten::{operator}"], frozenset(f"aten::{known}" for known in ATEN))
+
+
+def _named(value: ast.expr) -> str | None:
+    """The name of a part of a module, in quotes because it is a number; None for anything else."""
+    if isinstance(value, ast.Constant) and re.fullmatch(r"[0-9]+", str(value.value)):
+        return str(value.value)
+    return None
 
 
 def _is_list(argument: ast.expr, values: Mapping[str, ast.expr]) -> bool:

@@ -208,6 +208,8 @@ def test_a_key_that_occurs_twice_is_refused(refuse):
         "if bool(image):\n      pass",
         "for i in range(3):\n      pass",
         "image = torch.exp_(image)",
+        '_g = getattr(self, "__class__")',
+        '_g = getattr(self, "forward")',
         "_w = torch.mul_(CONSTANTS.c0, 2)",
         "_w = torch.mul_(self.layer0, 2)",
         "_w = (self).backward(image)",
