@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capsnet.errors import ConfigError
-from capsnet.layers.base import LayerConfig, Shape, require_positive
+from capsnet.layers.base import LayerConfig, Shape, require_capsules, require_positive
 from capsnet.layers.squash import ExponentialSquash
 
 __all__ = ["AttentionCapsules", "AttentionConfig"]
@@ -35,8 +34,7 @@ class AttentionConfig(LayerConfig, kind="attention"):
         require_positive(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 2:
-            raise ConfigError(f"a capsule layer takes (capsules, dim), got {shape}")
+        require_capsules(shape)
         return self.capsules, self.dim
 
     def build(self, shape: Shape) -> "AttentionCapsules":

@@ -12,7 +12,14 @@ from capsnet.errors import ConfigError
 from capsnet.layers import KINDS
 from capsnet.limits import MOST_VALUES, require_at_most
 
-__all__ = ["AnyDecoderConfig", "LayerConfig", "Shape", "require_positive"]
+__all__ = [
+    "AnyDecoderConfig",
+    "Kind",
+    "LayerConfig",
+    "Shape",
+    "require_capsules",
+    "require_positive",
+]
 
 Shape = tuple[int, ...]
 """Of what flows between layers, without the batch: an image ``(channels, height, width)``, or
@@ -108,6 +115,12 @@ class AnyDecoderConfig(Kind):
             A module from class capsules ``[batch, classes, dim]``, all but one of them zero, to
             images ``[batch, channels, height, width]``, values 0..1.
         """
+
+
+def require_capsules(shape: Shape) -> None:
+    """Raise ConfigError unless the shape is that of capsules."""
+    if len(shape) != 2:
+        raise ConfigError(f"a capsule layer takes (capsules, dim), got {shape}")
 
 
 def require_positive(config: Any, name: str = "", or_zero: tuple[str, ...] = ()) -> None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capsnet.errors import ConfigError
-from capsnet.layers.base import LayerConfig, Shape, require_positive
+from capsnet.layers.base import LayerConfig, Shape, require_capsules, require_positive
 from capsnet.layers.squash import Squash
 from capsnet.limits import MOST_ITERATIONS, require_at_most
 
@@ -36,8 +35,7 @@ class DynamicConfig(LayerConfig, kind="dynamic"):
         require_at_most("dynamic: routing_iterations", self.routing_iterations, MOST_ITERATIONS)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 2:
-            raise ConfigError(f"a capsule layer takes (capsules, dim), got {shape}")
+        require_capsules(shape)
         return self.capsules, self.dim
 
     def build(self, shape: Shape) -> "DynamicCapsules":

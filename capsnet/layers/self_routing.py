@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capsnet.errors import ConfigError
-from capsnet.layers.base import LayerConfig, Shape, require_positive
+from capsnet.layers.base import LayerConfig, Shape, require_capsules, require_positive
 
 __all__ = ["SelfRoutingCapsules", "SelfRoutingConfig"]
 
@@ -35,8 +34,7 @@ class SelfRoutingConfig(LayerConfig, kind="self-routing"):
         require_positive(self)
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 2:
-            raise ConfigError(f"a capsule layer takes (capsules, dim), got {shape}")
+        require_capsules(shape)
         return self.capsules, self.dim + 1
 
     def build(self, shape: Shape) -> "SelfRoutingCapsules":
