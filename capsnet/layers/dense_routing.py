@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["ROUTINGS", "pack_weight", "projected_routing", "votes_routing"]
+__all__ = ["ROUTINGS", "couple", "pack_weight", "projected_routing", "votes_routing"]
 
 Squashing = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,7 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
 
     def route(total: Tensor) -> Tensor:
         projected = (total @ weight.mT).unflatten(2, (in_dim, -1))  # o b d i
-        coupling = _couple((projected * capsules).sum(2), 0)
+        coupling = couple((projected * capsules).sum(2), 0)
         routed: Tensor = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
         return routed
 
@@ -76,7 +76,7 @@ def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashi
     votes = votes.permute(1, 2, 0, 3)  # b o i h
 
     def route(total: Tensor) -> Tensor:
-        coupling = _couple((votes @ total.unsqueeze(3)).squeeze(3), 1)
+        coupling = couple((votes @ total.unsqueeze(3)).squeeze(3), 1)
         routed: Tensor = (coupling.unsqueeze(2) @ votes).squeeze(2)
         return routed
 
@@ -84,11 +84,15 @@ def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashi
     return _unroll((ones @ votes).squeeze(2) / out_capsules, route, iterations)
 
 
-def _couple(logits: Tensor, outputs: int) -> Tensor:
-    """Softmax over the axis of the output capsules.
+def couple(logits: Tensor, outputs: int) -> Tensor:
+    """Coupling: a softmax over the output capsules.
 
     Spelled out: inference engines transpose twice for a softmax over another axis than the last.
     The maximum only keeps exp in range and cancels, so it needs no gradient.
+
+    Args:
+        logits: any floating-point type and shape.
+        outputs: the axis of the output capsules.
     """
     exponentials = torch.exp(logits - logits.detach().amax(outputs, keepdim=True))
     return exponentials / exponentials.sum(outputs, keepdim=True)

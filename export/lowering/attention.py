@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from capsnet.artifact import COUPLINGS, Claim
 from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrites
 from capsnet.layers.attention import AttentionCapsules
+from capsnet.layers.dense_routing import couple
 from capsnet.layers.squash import ExponentialSquash
 
 __all__ = ["LoweredAttention"]
@@ -46,8 +47,7 @@ class LoweredAttention(LoweredLayer):
         summed = capsules.flatten(1) @ weight  # o b h
         projected = (summed @ weight.mT).unflatten(2, capsules.shape[1:])  # o b i d
         agreement = (projected * capsules).sum(3) * self.scale
-        exponentials = torch.exp(agreement - agreement.amax(0, keepdim=True))
-        coupling = exponentials / exponentials.sum(0, keepdim=True) + prior
+        coupling = couple(agreement, 0) + prior
         routed = (coupling.unsqueeze(3) * capsules).flatten(2) @ weight
         result: Tensor = self.squash(routed).movedim(0, 1)
         return result
