@@ -307,7 +307,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
     """Share of the images that the model classifies correctly, in evaluation mode."""
     device = next(model.parameters()).device
-    correct = 0
+    correct, was_training = 0, model.training
     model.eval()
     with torch.no_grad():
         for start in range(0, len(test_set.images), _EVALUATION_BATCH):
@@ -315,7 +315,7 @@ def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
             capsules = encode(model, torch.from_numpy(images).to(device).float() / 255)
             predicted = head(capsules, model.activated)[0].argmax(-1)
             correct += int((predicted.cpu() == torch.from_numpy(labels)).sum())
-    model.train()
+    model.train(was_training)
     return correct / len(test_set.images)
 
 
