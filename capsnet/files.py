@@ -230,9 +230,9 @@ def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Of the files that are read of a folder; and those of a folder of IDX files:"""
+"""Of the images that are read of a folder."""
 
-_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz")
+_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz")  # the last two: IDX files
 
 
 def _reads(read: Path, written: Path, real: str) -> bool:

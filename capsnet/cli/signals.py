@@ -15,9 +15,7 @@ from typing import Any
 __all__ = ["Interruption"]
 
 _SAME_KEY = 1.0  # seconds in which a second signal is taken for the first one, sent twice
-_AGAIN = (
-    0.05  # seconds after which an interruption that a destructor has suppressed is raised again
-)
+_AGAIN = 0.05  # seconds after which an interruption that came to nothing is raised again
 
 
 class Interruption:
