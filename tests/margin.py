@@ -1,6 +1,6 @@
 """How much of the error budget correct networks use, and how small a fault is still caught.
 
-    python -m tests.margin [--networks 68] [--draws 20] [--places 3] [--seed 0] [--json FILE]
+    python -m tests.margin [--networks 74] [--draws 20] [--places 3] [--seed 0] [--json FILE]
 
 Run it in the root of the source. Every network is exported to every format, and each file is judged
 on draws of 64 images, and once on the hard inputs: none may be called wrong. Then weights of the
@@ -280,7 +280,7 @@ def plant(model: CapsNet, scope: str, size: float, seed: int) -> None:
 
 
 def _metadata(lowered: LoweredCapsNet) -> ArtifactMetadata:
-    """What a file of this network would say about itself."""
+    """The metadata of a file of this network, as far as its verdict depends on it."""
     inputs, outputs = lowered.interface("batch")
     return ArtifactMetadata(
         toolkit_version="",
@@ -345,7 +345,7 @@ def _measure(number: int, draws: int, places: int, seed: int) -> tuple[Verdicts,
 
 
 @click.command()
-@click.option("--networks", "count", type=click.IntRange(1), default=68, show_default=True)
+@click.option("--networks", "count", type=click.IntRange(1), default=len(ROUND), show_default=True)
 @click.option("--draws", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--places", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
