@@ -3,9 +3,9 @@
 ``python .ci/gpu.py FOLDER`` needs an NVIDIA GPU, torch and onnxruntime for it, and under ten
 minutes. Each part is a command of its own with a time limit, most valuable first. After every part
 three files in the folder are whole: results.json (all that the commands said), summary.md (a table
-for each part) and log.txt (all that they printed). A part that fails or takes too long leaves its
-last words there, and the next one runs. ``--dry`` rehearses every part on the CPU, with a small
-network: the figures then mean nothing.
+for each part) and log.txt (all that they printed). Of a part that fails or takes too long
+they hold what it printed last, and the next one runs. ``--dry`` rehearses every part on the CPU,
+with a small network: the figures then mean nothing.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def epochs(document: dict[str, Any]) -> Rows:
 
 
 def nothing(_: object) -> Rows:
-    """Of a command whose exit code and last words are all that it says."""
+    """Of a command that gives an exit code and text alone."""
     yield from ()
 
 
@@ -268,7 +268,7 @@ def run(
     printed = log.read_bytes()[begin:].decode(errors="replace").splitlines()
     result["output"] = printed[-LAST_LINES:]
     if result["code"]:
-        result["problem"] = (printed or ["no word"])[-1]
+        result["problem"] = (printed or ["it printed nothing"])[-1]
     if document.is_file():
         result["found"] = json.loads(document.read_text())
     return result

@@ -1,19 +1,15 @@
 """Benchmark results as a table for a terminal, and as CSV."""
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from capsnet.runtime.bench.harness import Result
 
-__all__ = ["bench_table", "noise_notes", "tables_as_markdown", "write_csv"]
-
-_PAGE_WIDTH = 200  # columns
+__all__ = ["bench_table", "noise_notes", "write_csv"]
 
 
 def bench_table(results: Sequence[Result]) -> Table:
@@ -64,14 +60,6 @@ def noise_notes(results: Sequence[Result]) -> list[str]:
         f"The machine was too noisy for a verdict ({where}): measure again while nothing else "
         "runs, or with more --rounds"
     ]
-
-
-def tables_as_markdown(titled: Mapping[str, Sequence[Result]]) -> str:
-    """The tables of several benchmarks, each under its title, as a block of Markdown."""
-    console = Console(width=_PAGE_WIDTH, file=io.StringIO(), record=True)
-    for title, results in titled.items():
-        console.print(f"{title}\n", bench_table(results), *noise_notes(results), "")
-    return "".join(f"    {line}".rstrip() + "\n" for line in console.export_text().splitlines())
 
 
 def _share(accuracy: float | None) -> str:

@@ -211,7 +211,7 @@ def problems(ended: Ended, number: int) -> list[str]:
         return [f"it still ran {HANG:.0f} s later"]
     found = []
     if ended.code not in ((0, 128 + number) if number else (0,)):
-        found.append(f"exit {ended.code}: {said[-300:]}")
+        found.append(f"exit {ended.code}: {said[:1000]} ... {said[-300:]}")
     # Before the command's own code, Python answers Ctrl-C: with a traceback, and 130 all the same.
     own = "in main\n" in said or "KeyboardInterrupt" not in said
     if "Traceback" in said and own:

@@ -43,7 +43,7 @@ from capsnet.runtime.bench.operations import network_operations
 from capsnet.runtime.bench.plot import draw_plot
 from capsnet.runtime.bench.profile import floating_point_operations, profile_onnx, profile_table
 from capsnet.runtime.bench.routing import benchmark_routing, cut_routing
-from capsnet.runtime.bench.tables import bench_table, noise_notes, tables_as_markdown, write_csv
+from capsnet.runtime.bench.tables import bench_table, noise_notes, write_csv
 from capsnet.runtime.bench.training import benchmark_training
 from capsnet.runtime.proof.reference import EagerModel
 
@@ -195,7 +195,9 @@ def noisy(results):
 
 
 def test_a_machine_that_is_too_noisy_is_named_in_text_csv_and_json(noisy, tmp_path):
-    text = tables_as_markdown({"speeds": noisy})
+    console = Console(width=200, file=io.StringIO())
+    console.print(bench_table(noisy), *noise_notes(noisy))
+    text = console.file.getvalue()
     assert text.count("too noisy (") == 1
     assert "onnx-naive at batch 1: p99 is 12 times p50" in text
     assert noise_notes([r for r in noisy if r.batch != 1]) == []
