@@ -25,6 +25,7 @@ from capsnet.errors import ArtifactError, CheckpointError, ConfigError, DataErro
 from capsnet.files import file_sha256, read_file
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.transposed import TransposedConfig
 from capsnet.runtime.proof.images import _read_labels
 
 WATCHERS = []  # of files that are opened; Python never forgets such a hook
@@ -197,6 +198,7 @@ def test_the_header_of_an_array_is_not_read_without_end(tmp_path, version):
         (lambda: DynamicConfig(2**29, 16), "capsules must be at most"),
         (lambda: DecoderConfig((8,) * 101), "number of sizes must be at most 100"),
         (lambda: DecoderConfig((2**29,)), "a size must be at most"),
+        (lambda: TransposedConfig((1,) * 11), "their number must be at most 10, got 11"),
         (lambda: CapsNetConfig(image_shape=(1, 2**20, 2**20)), "an image must be at most"),
         (
             lambda: CapsNetConfig(capsule_layers=(DynamicConfig(10, 16),) * 101),

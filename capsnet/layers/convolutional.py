@@ -27,7 +27,7 @@ class ConvolutionalConfig(LayerConfig, kind="convolutional"):
         stride: between windows.
 
     Raises:
-        ConfigError: if a value is not a positive integer.
+        ConfigError: if a value is not a positive integer, or there is no layer.
     """
 
     grid: tuple[int, int]
@@ -37,6 +37,15 @@ class ConvolutionalConfig(LayerConfig, kind="convolutional"):
 
     def __post_init__(self) -> None:
         require_positive(self)
+        grid = self.grid
+        if not (isinstance(grid, tuple) and len(grid) == 2 and all(type(n) is int for n in grid)):
+            raise ConfigError(f"convolutional: grid must be (rows, columns), got {grid!r}")
+        if min(grid) < 1:
+            raise ConfigError(f"convolutional: grid must be positive integers, got {grid}")
+        if not isinstance(self.layer, LayerConfig):
+            raise ConfigError(
+                f"convolutional: layer must be the configuration of a layer, got {self.layer!r}"
+            )
 
     @property
     def activated(self) -> bool:  # type: ignore[override]

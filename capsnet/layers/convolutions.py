@@ -9,7 +9,7 @@ from capsnet.layers.base import LayerConfig, Shape, require_positive
 from capsnet.layers.stem import positions
 from capsnet.limits import MOST_LAYERS, require_at_most
 
-__all__ = ["Convolution", "ConvolutionsConfig", "ConvolutionsStem"]
+__all__ = ["EPSILON", "Convolution", "ConvolutionsConfig", "ConvolutionsStem"]
 
 EPSILON = 1e-3  # of the batch normalisation: Keras' default
 _MOMENTUM = 0.01  # the same: how much one batch counts in the running mean and variance
@@ -54,10 +54,10 @@ class ConvolutionsConfig(LayerConfig, kind="convolutions"):
     convolutions: tuple[Convolution, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.convolutions, tuple) or not self.convolutions:
+        given = self.convolutions
+        if not (isinstance(given, tuple) and given and all(type(c) is Convolution for c in given)):
             raise ConfigError(
-                "convolutions: expected a tuple of at least one Convolution, "
-                f"got {self.convolutions!r}"
+                f"convolutions: expected a tuple of at least one Convolution, got {given!r}"
             )
         require_at_most("the number of convolutions", len(self.convolutions), MOST_LAYERS)
         for number, convolution in enumerate(self.convolutions):

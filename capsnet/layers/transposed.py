@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from capsnet.layers.base import AnyDecoderConfig, Shape
 from capsnet.layers.decoder import capsules_as_values, check_sizes
+from capsnet.limits import require_at_most
 
 __all__ = ["TransposedConfig", "TransposedDecoder"]
+
+_MOST_DOUBLINGS = 10  # from one pixel to 1024x1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class TransposedConfig(AnyDecoderConfig, kind="transposed"):
             stands for.
 
     Raises:
-        ConfigError: if there is no channel count, or one is not a positive integer.
+        ConfigError: if there is no channel count, or one is not a positive integer, or there are
+            more than 10.
     """
 
     channels: tuple[int, ...] = (64, 32)
@@ -30,6 +34,7 @@ class TransposedConfig(AnyDecoderConfig, kind="transposed"):
 
     def __post_init__(self) -> None:
         check_sizes("channels", self.channels)
+        require_at_most("decoder: channels: their number", len(self.channels), _MOST_DOUBLINGS)
 
     def build(self, capsules: Shape, image_shape: Shape) -> "TransposedDecoder":
         return TransposedDecoder(capsules, self, image_shape)

@@ -1,6 +1,7 @@
 """Capsules with activations, self-routing and EM, against the papers' formulas as plain loops."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -145,6 +146,20 @@ def test_convolutional_capsules_route_every_window_by_itself():
 def test_what_does_not_fit_is_refused(primary, layer, message):
     with pytest.raises(ConfigError, match=message):
         CapsNetConfig((1, 10, 10), ConvConfig(4, 5), primary, (layer,), None)
+
+
+@pytest.mark.parametrize(
+    ("grid", "layer", "message"),
+    [
+        ((0, 3), DynamicConfig(3, 4), "grid must be positive integers, got (0, 3)"),
+        ((3,), DynamicConfig(3, 4), "grid must be (rows, columns), got (3,)"),
+        ((2, 2.5), DynamicConfig(3, 4), "grid must be (rows, columns), got (2, 2.5)"),
+        ((3, 3), "dynamic", "layer must be the configuration of a layer, got 'dynamic'"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(grid, layer, message):
+    with pytest.raises(ConfigError, match=re.escape(f"convolutional: {message}")):
+        ConvolutionalConfig(grid, 2, layer)
 
 
 def test_class_capsules_have_their_activation_as_length():

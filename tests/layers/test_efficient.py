@@ -118,6 +118,7 @@ def test_normalisation_is_folded_into_the_next_layers_weights():
     ("make", "message"),
     [
         (lambda: ConvolutionsConfig(()), "expected a tuple of at least one Convolution"),
+        (lambda: ConvolutionsConfig((3,)), r"at least one Convolution, got \(3,\)"),
         (
             lambda: ConvolutionsConfig((Convolution(0, 3),)),
             r"convolutions\[0\]: channels must be a positive integer, got 0",
