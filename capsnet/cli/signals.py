@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["Interruption"]
 
 _SAME_KEY = 1.0  # seconds in which a second signal is taken for the first one, sent twice
-_AGAIN = 0.05  # seconds after which an interruption that came to nothing is raised again
+_AGAIN = 0.05  # seconds after which an interruption that came to nothing is tried again
 
 
 class Interruption:
@@ -31,6 +31,7 @@ class Interruption:
     def __init__(self) -> None:
         self.code: int | None = None
         self._at = 0.0
+        self._due = False  # a KeyboardInterrupt is still to be raised
         self._working = True
 
     def install(self) -> None:
@@ -49,14 +50,22 @@ class Interruption:
         """There is nothing left to clean up: from now on a signal ends the process at once."""
         self._working = False
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         first = self.code is None
         if first:
             self.code = 128 + number
-            self._at = time.monotonic()
-        if not self._working or time.monotonic() - self._at > _SAME_KEY:
+            self._due = True
+        elif not self._due and time.monotonic() - self._at > _SAME_KEY:
             os._exit(128 + number)
-        if first:
+        if not self._working:
+            os._exit(128 + number)
+        if self._due:
+            if _loads_extension(frame):
+                if first:
+                    self._raise_later()
+                return
+            self._due = False
+            self._at = time.monotonic()
             raise KeyboardInterrupt
 
     def _unraisable(self, what: Any) -> None:
@@ -64,12 +73,29 @@ class Interruption:
         if not isinstance(what.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(what)
             return
-        threading.Timer(_AGAIN, self._again).start()
+        self._due = True
+        self._raise_later()
 
-    def _again(self) -> None:
-        if self._working and self.code is not None:
-            number, self.code = self.code - 128, None
+    def _raise_later(self) -> None:
+        threading.Thread(target=self._repeat, daemon=True).start()
+
+    def _repeat(self) -> None:
+        """Send the signal until it was raised: one that arrives just before a wait is not seen."""
+        while True:
+            time.sleep(_AGAIN)
+            if not self._due or not self._working or self.code is None:
+                return
             if hasattr(signal, "pthread_kill"):  # also where the main thread waits
-                signal.pthread_kill(threading.main_thread().ident or 0, number)
+                signal.pthread_kill(threading.main_thread().ident or 0, self.code - 128)
             else:
-                signal.raise_signal(number)
+                signal.raise_signal(self.code - 128)
+
+
+def _loads_extension(frame: FrameType | None) -> bool:
+    """Whether a compiled module is being loaded: an exception in C++ may end the process there."""
+    while frame is not None:
+        loads = frame.f_code.co_name in ("create_module", "exec_module")
+        if loads and type(frame.f_locals.get("self")).__name__ == "ExtensionFileLoader":
+            return True
+        frame = frame.f_back
+    return False

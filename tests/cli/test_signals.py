@@ -52,6 +52,19 @@ SUPPRESSED = WORK.format(f"""
             {READY}            time.sleep(60)
     Node()
     time.sleep(60)""")
+# An exception in the C++ of a module that is being loaded may end the process.
+LOADED = WORK.format(f"""
+    import os
+    class ExtensionFileLoader:
+        def create_module(self):
+            end = time.monotonic() + 0.5
+            try:
+                {READY}                while time.monotonic() < end:
+                    pass
+            except BaseException:
+                os.abort()
+    ExtensionFileLoader().create_module()
+    time.sleep(60)""")
 STUBBORN = WORK.format(f"""try:
         {READY}        time.sleep(60)
     finally:
@@ -67,6 +80,7 @@ PLACES = {
     "work": (WAITS, ["doctor"]),
     "wrapped": (WRAPPED, ["doctor"]),
     "suppressed by a destructor": (SUPPRESSED, ["doctor"]),
+    "in a compiled module": (LOADED, ["doctor"]),
     "teardown": (ENDING, ["--version"]),
 }
 
