@@ -17,6 +17,7 @@ from capsnet.definitions import own_definitions, refuse_while_loading
 from capsnet.errors import ConfigError, DataError, ResultError
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, prove
+from capsnet.networks import NetworkSource
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.predict import Prediction
 from capsnet.runtime.predict import predict as classify
@@ -25,6 +26,8 @@ from capsnet.runtime.proof.results import Certificate, Tolerance
 from capsnet.runtime.sessions.opening import open_session
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from capsnet.config import CapsNetConfig
     from capsnet.model import CapsNet
     from capsnet.runtime.bench.harness import Result
@@ -40,8 +43,7 @@ __all__ = [
     "verify",
 ]
 
-Images = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
+Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 def load(checkpoint: str | Path = "mnist") -> "CapsNet":
@@ -141,7 +143,7 @@ def train(
 
 
 def export_model(
-    model: "CapsNet | str | Path",
+    model: "nn.Module | str | Path",
     path: str | Path,
     *,
     format: str | None = None,  # noqa: A002 - the word of the command line
@@ -150,7 +152,7 @@ def export_model(
     batch: int | None = None,
     opset: int = DEFAULT_OPSET,
     forms: Mapping[str, str] | None = None,
-    images: npt.ArrayLike | str | Path | None = None,
+    images: Inputs | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
     samples: int | None = 64,
     calibration: npt.ArrayLike | str | Path | None = None,
@@ -164,7 +166,8 @@ def export_model(
     'pass'
 
     Args:
-        model: a network in memory, a checkpoint file, or the name of a bundled one.
+        model: a network in memory, any ``torch.nn.Module``; a checkpoint file, the name of a
+            bundled one, or ``"FILE.py:FACTORY"``.
         path: the file to write; its certificate appears beside it.
         format: name of the format; None takes it from the suffix, ``.onnx``, ``.pt`` or ``.pt2``.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
@@ -173,7 +176,8 @@ def export_model(
         opset: ONNX operator set.
         forms: forms to lower to where there is a choice, such as ``{"routing": "votes"}``.
         images: to prove it on: float32 ``[n, channels, height, width]``, values 0..1, or a file or
-            folder of images; None for the bundled MNIST test set.
+            folder of images; None for the bundled MNIST test set. Of a network of your own, what
+            its ``forward`` takes: an array, or arrays by name, or a file of them.
         labels: their classes, integers ``[n]``, where they are known.
         samples: how many of the images to compare, spread evenly; None for all.
         calibration: training images for int8: float32 ``[n, channels, height, width]``, or a file
@@ -200,9 +204,8 @@ def export_model(
         )  # fmt: skip
         [exported] = export_artifacts(
             {name: target},
-            request.checkpoint,
+            request,
             settings,
-            request=request,
             calibration=calibration,
         )
     assert exported.proof is not None
@@ -217,9 +220,9 @@ def export_model(
 
 def verify(
     artifact: str | Path,
-    checkpoint: "CapsNet | str | Path" = "mnist",
+    checkpoint: "nn.Module | str | Path" = "mnist",
     *,
-    images: npt.ArrayLike | str | Path | None = None,
+    images: Inputs | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
     samples: int | None = 64,
     tolerance: Tolerance | None = None,
@@ -233,7 +236,7 @@ def verify(
 
     Args:
         artifact: the file; its certificate is written beside it, whatever the verdict.
-        checkpoint: the network that it was exported from: in memory, a file, or a bundled one.
+        checkpoint: the network that it was exported from, as of :func:`export_model`.
         images: as of :func:`export_model`.
         labels: their classes, where they are known.
         samples: how many of the images to compare, spread evenly; None for all.
@@ -299,14 +302,17 @@ def compare(
 
     with tempfile.TemporaryDirectory() as folder:
         request = _request(checkpoint, images, None, Path(folder), samples=IMAGES)
-        model = load_checkpoint(request.checkpoint)
+        where = request.network.checkpoint
+        if where is None:
+            raise ConfigError("speeds are compared of a CapsNet alone, or of a checkpoint's")
+        model = load_checkpoint(where)
         given = load_images(request, model.config, "").images
         candidates = [
-            Eager("eager", request.checkpoint, baseline=True),
+            Eager("eager", where, baseline=True),
             *(Artifact(str(path), Path(path)) for path in artifacts),
         ]
         references = (EagerModel(model, torch.float64), EagerModel(model, torch.float32))
-        settings = Settings(tuple(batches), rounds, device, definitions=request.definitions)
+        settings = Settings(tuple(batches), rounds, device, definitions=request.network.definitions)
         return benchmark_encoder(candidates, *references, given, settings)
 
 
@@ -351,15 +357,16 @@ def _format_of(path: Path) -> str:
     raise ConfigError(f"no format has the suffix of {path}, expected {suffixes}; give format=")
 
 
-def _own_code(model: "CapsNet | str | Path") -> tuple[Path, ...]:
-    """Files of the user's own that define layers of a network, or rows of the tables."""
-    if isinstance(model, str | Path) and str(model) in BUNDLED:
-        config = None
-    else:
-        config = _require_capsnet(load(model) if isinstance(model, str | Path) else model).config
+def _own_code(module: "nn.Module | None") -> tuple[Path, ...]:
+    """Files of the user's own that define parts of a network, or rows of the tables."""
     found: list[Any] = []
-    if config is not None:
-        found += [type(layer) for layer in config.layers().values()]
+    if module is not None:
+        from capsnet.config import CapsNetConfig
+
+        config = getattr(module, "config", None)
+        if isinstance(config, CapsNetConfig):
+            found += [type(layer) for layer in config.layers().values()]
+        found += [type(part) for part in module.modules()]
     for form in FORMATS.values():
         found += [form.export, form.open]
     for precision in PRECISIONS.values():
@@ -367,54 +374,61 @@ def _own_code(model: "CapsNet | str | Path") -> tuple[Path, ...]:
     return own_definitions(found)
 
 
-def _require_capsnet(model: Any) -> "CapsNet":
-    """Refuse what a checkpoint, which holds a configuration and weights, cannot stand for."""
+def _network(model: "nn.Module | str | Path", folder: Path) -> NetworkSource:
+    """Where a fresh process finds a network; one in memory is written to the folder."""
+    from torch import nn
+
     from capsnet.model import CapsNet
 
-    if type(model) is CapsNet:
-        return model
-    what = type(model).__name__
-    if isinstance(model, CapsNet):
+    if isinstance(model, str) and model.rpartition(":")[0].endswith(".py"):
+        return NetworkSource(None, model, definitions=_own_code(None))
+    if isinstance(model, str | Path):
+        bundled = str(model) in BUNDLED
+        definitions = _own_code(None if bundled else load(model))
+        return NetworkSource(checkpoint_file(model), definitions=definitions)
+    if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"{what} is a subclass of CapsNet, which may compute otherwise: put what it changes "
-            "into a kind of layer of its own (docs/extending.md)"
+            "model must be a torch.nn.Module, a checkpoint file, the name of a bundled one or "
+            f"FILE.py:FACTORY, got {type(model).__name__}"
         )
-    raise ConfigError(
-        f"model must be a CapsNet, a checkpoint file or the name of a bundled one, got {what}"
-    )
+    definitions = _own_code(model)
+    if type(model) is CapsNet:
+        from capsnet.checkpoint import save_checkpoint
+
+        save_checkpoint(model, folder / "model.safetensors")
+        return NetworkSource(folder / "model.safetensors", definitions=definitions)
+    from capsnet.own import write_module
+
+    write_module(model, folder / "model.pickle")
+    return NetworkSource(pickled=folder / "model.pickle", definitions=definitions)
 
 
 def _request(
-    model: "CapsNet | str | Path",
-    images: npt.ArrayLike | str | Path | None,
+    model: "nn.Module | str | Path",
+    images: Inputs | str | Path | None,
     labels: npt.ArrayLike | None,
     folder: Path,
     **options: Any,
 ) -> Request:
     """What a fresh process needs: everything as files; what is in memory goes into the folder."""
     refuse_while_loading()
-    definitions = _own_code(model)
-    if isinstance(model, str | Path):
-        checkpoint = checkpoint_file(model)
-    else:
-        from capsnet.checkpoint import save_checkpoint
-
-        checkpoint = folder / "model.safetensors"
-        save_checkpoint(model, checkpoint)
     return Request(
-        checkpoint,
-        images=_as_file(images, folder / "images.npy"),
-        labels=_as_file(labels, folder / "labels.npy"),
-        definitions=definitions,
+        _network(model, folder),
+        images=_as_file(images, folder / "images"),
+        labels=_as_file(labels, folder / "labels"),
         **options,
     )
 
 
-def _as_file(given: npt.ArrayLike | str | Path | None, file: Path) -> Path | None:
-    """A path as it is; an array saved to a file."""
+def _as_file(given: Inputs | str | Path | None, file: Path) -> Path | None:
+    """A path as it is; arrays saved to a file."""
     if given is None:
         return None
     if isinstance(given, str | Path):
         return Path(given)
-    np.save(file, np.asarray(given))
-    return file
+    if isinstance(given, Mapping):
+        arrays: dict[str, Any] = {name: np.asarray(rows) for name, rows in given.items()}
+        np.savez(file.with_suffix(".npz"), **arrays)
+        return file.with_suffix(".npz")
+    np.save(file.with_suffix(".npy"), np.asarray(given))
+    return file.with_suffix(".npy")

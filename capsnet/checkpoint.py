@@ -23,7 +23,7 @@ from capsnet.importers.readable_capsnet import from_readable_capsnet
 from capsnet.layers import KINDS
 from capsnet.model import CapsNet
 
-__all__ = ["load_checkpoint", "read_safetensors", "save_checkpoint"]
+__all__ = ["load_checkpoint", "read_safetensors", "read_tensors", "save_checkpoint"]
 
 _METADATA_KEY = "capsnet"
 _SCHEMA_VERSION = 2  # version 0.1 of the toolkit wrote none
@@ -170,16 +170,7 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[CapsNetConfig, dict[s
 
 
 def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, Tensor]]:
-    _check_archive(path, data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
-        raise CheckpointError(
-            f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
-            "state_dict of readable_capsnet that holds only tensors"
-        ) from error
+    content = _load_archive(path, data)
     encoder: Any = content
     decoder: Any = {}
     if isinstance(content, dict) and "encoder" in content:
@@ -195,6 +186,31 @@ def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, 
         ) from error
     except (ConfigError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the tensors describe no network: {error}") from error
+
+
+def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The tensors in the content of a ``.pt`` file, a ``state_dict``; nothing of it is executed.
+
+    Raises:
+        CheckpointError: if it holds anything else, or is damaged.
+    """
+    content = _load_archive(path, data)
+    if not isinstance(content, dict) or not _all_tensors(content):
+        raise CheckpointError(f"{path} is not a state_dict: expected names mapped to tensors")
+    return dict(content)
+
+
+def _load_archive(path: Path, data: bytes) -> Any:
+    _check_archive(path, data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
+        raise CheckpointError(
+            f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
+            "state_dict of readable_capsnet that holds only tensors"
+        ) from error
 
 
 def _check_archive(path: Path, data: bytes) -> None:

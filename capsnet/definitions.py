@@ -5,11 +5,18 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from capsnet.errors import ConfigError
 
-__all__ = ["deferred", "load_definitions", "own_definitions", "refuse_while_loading"]
+__all__ = [
+    "deferred",
+    "import_file",
+    "load_definitions",
+    "own_definitions",
+    "refuse_while_loading",
+]
 
 _loading: list[Path] = []
 
@@ -55,7 +62,7 @@ def own_definitions(objects: Iterable[Any]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(files))
 
 
-def load_definitions(files: Iterable[Path]) -> None:
+def load_definitions(files: Iterable[Path]) -> list[ModuleType]:
     """Execute Python files, so that what they define and register is there.
 
     Args:
@@ -64,16 +71,25 @@ def load_definitions(files: Iterable[Path]) -> None:
     Raises:
         ConfigError: if one cannot be imported.
     """
-    for number, file in enumerate(files):
-        _loading.append(file)
-        try:
-            _execute(file, number)
-        except ConfigError:
-            raise
-        except Exception as error:  # a user's own code may raise anything
-            raise ConfigError(f"{file} cannot be imported: {error!r}; correct the file") from error
-        finally:
-            _loading.remove(file)
+    return [import_file(file) for file in files]
+
+
+def import_file(file: Path) -> ModuleType:
+    """Execute a Python file: the module of its package, or alone; once in a process.
+
+    Raises:
+        ConfigError: if it cannot be imported.
+    """
+    file = file.resolve()
+    _loading.append(file)
+    try:
+        return _execute(file)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's own code may raise anything
+        raise ConfigError(f"{file} cannot be imported: {error!r}; correct the file") from error
+    finally:
+        _loading.remove(file)
 
 
 def refuse_while_loading() -> None:
@@ -88,7 +104,7 @@ def refuse_while_loading() -> None:
         )
 
 
-def _execute(file: Path, number: int) -> None:
+def _execute(file: Path) -> ModuleType:
     """Import a file by the name of its package, or alone; what lies beside it can be imported."""
     root, names = file.parent, [file.stem]
     while (root / "__init__.py").is_file():
@@ -96,12 +112,19 @@ def _execute(file: Path, number: int) -> None:
     if str(root) not in sys.path:
         sys.path.append(str(root))
     if len(names) > 1:
-        importlib.import_module(".".join(names))
-        return
-    name = f"capsnet_definitions_{number}_{file.stem}"
+        return importlib.import_module(".".join(names))
+    for module in list(sys.modules.values()):  # imported already, it must not define things anew
+        if getattr(module, "__file__", None) == str(file):
+            return module
+    name = f"capsnet_definitions_{len(sys.modules)}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file; give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -30,6 +30,9 @@ from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ArtifactFile, Proof
 
 if TYPE_CHECKING:
+    from capsnet.export.lower import LoweredNetwork
+    from capsnet.model import CapsNet
+    from capsnet.own import OwnNetwork
     from capsnet.runtime.proof.locate import Stage
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
 ]
 
 _LOCATED_ON = 8  # images
+_IMAGE_AXES = 3
 
 
 @dataclass(frozen=True)
@@ -96,23 +100,23 @@ class Exported:
 
 def export_artifacts(
     targets: Mapping[str, Path],
-    checkpoint: Path,
+    request: Request,
     settings: ExportSettings = ExportSettings(),
     *,
-    request: Request | None,
+    proven: bool = True,
     calibration: npt.ArrayLike | str | Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[Exported]:
-    """Export a checkpoint to files, and prove each: a file appears only if it passes.
+    """Export a network to files, and prove each: a file appears only if it passes.
 
     The files and their certificates appear together, after all of them were written.
 
     Args:
         targets: where to write each format, by name.
-        checkpoint: the network's.
+        request: the network, and what to prove the files against.
         settings: what to export.
-        request: what to prove the files against; None leaves them unproven, and removes the
-            certificate of the file that is replaced.
+        proven: False leaves them unproven, and removes the certificate of the file that is
+            replaced.
         calibration: training images for a precision that is calibrated, as of
             :func:`export_model`.
         on_progress: called with what is going on, in words.
@@ -124,7 +128,7 @@ def export_artifacts(
         OutputError: if a file would overwrite the checkpoint, the images, or another file.
         CapsNetError: whatever else goes wrong, but for wrong numbers, which are a result.
     """
-    _check_places(targets, checkpoint, request, calibration)
+    _check_places(targets, request, calibration)
     with contextlib.ExitStack() as stack:
         places = {name: (path, certificate_path(path)) for name, path in targets.items()}
         staged, beside = (
@@ -132,9 +136,9 @@ def export_artifacts(
             for n in (0, 1)
         )
         # It computes the reference while this process exports.
-        judge = None if request is None else stack.enter_context(FreshProcess(request))
+        judge = stack.enter_context(FreshProcess(request)) if proven else None
         written = []
-        for name, facts in _write(staged, checkpoint, settings, calibration, targets, on_progress):
+        for name, facts in _write(staged, request, settings, calibration, targets, on_progress):
             written.append(facts)
             if judge is not None:
                 judge.submit(staged[name].path)
@@ -161,13 +165,12 @@ def written_files(targets: Mapping[str, Path]) -> dict[str, Path]:
 
 def _check_places(
     targets: Mapping[str, Path],
-    checkpoint: Path,
-    request: Request | None,
+    request: Request,
     calibration: npt.ArrayLike | str | Path | None,
 ) -> None:
     """Raise OutputError where a file cannot be written, or would overwrite another one."""
-    inputs = {"the checkpoint": checkpoint}
-    if request is not None and request.images is not None:
+    inputs = dict(request.network.files)
+    if request.images is not None:
         inputs["the images"] = request.images
     if isinstance(calibration, str | Path):
         inputs["the calibration images"] = Path(calibration)
@@ -181,39 +184,68 @@ def _check_places(
 
 def _write(
     staged: Mapping[str, StagedFile],
-    checkpoint: Path,
+    request: Request,
     settings: ExportSettings,
     calibration: npt.ArrayLike | str | Path | None,
     targets: Mapping[str, Path],
     on_progress: Callable[[str], None],
 ) -> Iterator[tuple[str, ArtifactFile]]:
     """Write every format to its staged file."""
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.data.calibration import calibration_images
-    from capsnet.export.lower import lower
     from capsnet.export.options import ExportOptions
+    from capsnet.runtime.proof.networks import read_network
 
-    model = load_checkpoint(checkpoint)
+    network, digest = read_network(request)
     images = None
     if find_precision(settings.precision).calibrated:
-        images = calibration_images(calibration, model.config.image_shape)
+        images = _calibration(network, calibration)
     elif calibration is not None:
         raise ConfigError(
             f"{settings.precision} is not calibrated: leave the calibration images out, or choose "
             "another precision"
         )
-    lowered = lower(
-        model,
-        reconstruction=settings.reconstruction,
-        precision=settings.precision,
-        forms=settings.forms,
-    )
-    options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images)
+    lowered = _lowered(network, settings.precision, settings.forms, settings.reconstruction)
+    options = ExportOptions(settings.batch, settings.opset, digest, images)
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
         size, digest = file.path.stat().st_size, file_sha256(file.path)
         yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
+
+
+def _calibration(
+    network: "CapsNet | OwnNetwork",
+    calibration: npt.ArrayLike | str | Path | None,
+) -> npt.NDArray[np.float32]:
+    """The images to calibrate with: those that were given, or the bundled ones."""
+    from capsnet.data.calibration import calibration_images
+
+    [shape, *more] = network.input_shapes.values()
+    if more or len(shape) != _IMAGE_AXES:
+        raise ConfigError(
+            "int8 is calibrated with images alone, and this network takes something else: export "
+            "it in fp32 or fp16"
+        )
+    return calibration_images(calibration, (shape[0], shape[1], shape[2]))
+
+
+def _lowered(
+    network: "CapsNet | OwnNetwork",
+    precision: str,
+    forms: Mapping[str, str],
+    reconstruction: bool,
+) -> "LoweredNetwork":
+    """A network ready for export."""
+    from capsnet.export.lower import lower
+    from capsnet.export.lower_own import lower_own
+    from capsnet.model import CapsNet
+
+    if isinstance(network, CapsNet):
+        return lower(network, reconstruction=reconstruction, precision=precision, forms=forms)
+    if reconstruction:
+        raise ConfigError(
+            "a network of your own names its outputs itself: export it without --reconstruction"
+        )
+    return lower_own(network, precision=precision, forms=forms)
 
 
 def _commit(
@@ -288,32 +320,27 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     """
     import torch
 
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.export.lower import lower
-    from capsnet.runtime.proof.images import load_images
+    from capsnet.data.batch import named
+    from capsnet.model import CapsNet
     from capsnet.runtime.proof.locate import locate, onnx_stages
+    from capsnet.runtime.proof.networks import network_and_images
     from capsnet.runtime.sessions.opening import open_session
     from capsnet.stages import record_stages
 
-    model = load_checkpoint(request.checkpoint)
     session = open_session(artifact, "cpu")
     content = read_file(artifact)
     if hashlib.sha256(content).hexdigest() != session.sha256:
         raise ArtifactError(f"{artifact} was changed while it was read; verify it again")
     metadata = session.metadata
-    lowered = lower(
-        model,
-        reconstruction="reconstruction" in {spec.name for spec in metadata.outputs},
-        precision=metadata.precision,
-        forms=metadata.forms,
-    )
     count = metadata.fixed_batch or _LOCATED_ON
-    few = dataclasses.replace(request, samples=count)
-    images = load_images(few, model.config, file_sha256(request.checkpoint)).images
-    images = images[np.arange(count) % len(images)]
+    network, _, given = network_and_images(dataclasses.replace(request, samples=max(count, 2)))
+    images = given.images[np.arange(count) % len(given.images)]
+    reconstruction = "reconstruction" in {spec.name for spec in metadata.outputs}
+    decodes = reconstruction and isinstance(network, CapsNet)
+    lowered = _lowered(network, metadata.precision, metadata.forms, decodes)
     if session.format == "onnx":
         found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, images).items()}
     else:
-        found = record_stages(lowered, torch.from_numpy(images))
+        found = record_stages(lowered, *map(torch.from_numpy, named(images).values()))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}
-    return locate(model, readable, images, metadata.precision, request.tolerance)
+    return locate(network, readable, images, metadata.precision, request.tolerance)

@@ -4,11 +4,15 @@ This is the model that is trained, and the reference that every exported artifac
 """
 
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from capsnet.artifact import INPUT_NAME
 from capsnet.config import CapsNetConfig
+from capsnet.documents import to_values
+from capsnet.layers.base import Shape
 
 __all__ = ["CapsNet", "head"]
 
@@ -36,7 +40,13 @@ class CapsNet(nn.Module):
 
     Args:
         config: what it is composed of.
+
+    Attributes:
+        decision: the output that decides the class.
     """
+
+    decision: str | None = "lengths"
+    __jit_unused_properties__: ClassVar = ["identity", "input_shapes"]
 
     def __init__(self, config: CapsNetConfig) -> None:
         super().__init__()
@@ -95,9 +105,20 @@ class CapsNet(nn.Module):
             zip(self.config.layers(), (self.stem, self.primary, *self.capsule_layers), strict=True)
         )
 
-    def outputs_by_name(self, images: Tensor) -> dict[str, Tensor]:
+    @property
+    def input_shapes(self) -> Mapping[str, Shape]:
+        """The shape of one image, by the name of the input."""
+        return {INPUT_NAME: self.config.image_shape}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What artifacts say of it: the configuration, as JSON values."""
+        values: dict[str, Any] = to_values(self.config)
+        return values
+
+    def outputs_by_name(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Lengths, capsules and, where there is a decoder, the reconstruction of the longest."""
-        lengths, capsules = self(images)
+        lengths, capsules = self(*inputs)
         outputs = {"lengths": lengths, "capsules": capsules}
         if self.decoder is not None:
             outputs["reconstruction"] = self.reconstruct(capsules, lengths.argmax(dim=-1))

@@ -17,12 +17,12 @@ class Staged(Protocol):
         """Its layers by name, in the order of computation."""
         ...
 
-    def outputs_by_name(self, images: Tensor) -> dict[str, Tensor]:
+    def outputs_by_name(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Its outputs, computed by its own forward pass."""
         ...
 
 
-def record_stages(network: Staged, images: Tensor) -> dict[str, Tensor]:
+def record_stages(network: Staged, *inputs: Tensor) -> dict[str, Tensor]:
     """Run a network, and keep what its stages give.
 
     A layer that names stages of its own (a method ``stages`` that returns modules by name) gives
@@ -31,7 +31,7 @@ def record_stages(network: Staged, images: Tensor) -> dict[str, Tensor]:
 
     Args:
         network: readable or lowered.
-        images: ``[batch, channels, height, width]``, in the network's dtype.
+        *inputs: such as images ``[batch, channels, height, width]``, in the network's dtype.
 
     Returns:
         Every stage by name (``stem``, ``primary_capsules``, ``layer0.iteration1.inputs``, ...), in
@@ -52,7 +52,7 @@ def record_stages(network: Staged, images: Tensor) -> dict[str, Tensor]:
     for name, module in _stages(network.parts()):
         keep(name, module)
     try:
-        return found | network.outputs_by_name(images)
+        return found | network.outputs_by_name(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -6,6 +6,7 @@ The lowered network computes the same function as the readable model, exactly, l
 
 import copy
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capsnet.artifact import INPUT_NAME, OUTPUT_NAMES, Claim, TensorSpec
-from capsnet.documents import to_values
+from capsnet.artifact import OUTPUT_NAMES, Claim, TensorSpec
 from capsnet.errors import ConfigError
 from capsnet.export.lowering import load_rewrites
 from capsnet.export.lowering.base import (
@@ -26,15 +26,105 @@ from capsnet.export.lowering.base import (
     rewrite,
 )
 from capsnet.forms import check_forms
+from capsnet.layers.base import Shape
 from capsnet.model import CapsNet, head
 from capsnet.precision import Precision, find_precision
 
-__all__ = ["LoweredCapsNet", "lower"]
+__all__ = ["NO_FORMS", "LoweredCapsNet", "LoweredNetwork", "cast", "lower"]
 
-_NO_FORMS: Mapping[str, str] = MappingProxyType({})
+NO_FORMS: Mapping[str, str] = MappingProxyType({})
 
 
-class LoweredCapsNet(nn.Module):
+class LoweredNetwork(nn.Module, ABC):
+    """A network ready for export.
+
+    Attributes:
+        decision: the output that decides the class; None where nothing is classified.
+        precision: of weights and arithmetic.
+        input_shapes: of one row of each input, by name.
+        output_names: in order.
+        identity: what artifacts say of the network that it was made of, as JSON values.
+    """
+
+    decision: str | None
+    precision: Precision
+    input_shapes: Mapping[str, Shape]
+    output_names: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def lowered_layers(self) -> Mapping[str, LoweredLayer]:
+        """The layers that were rewritten, by the name of their stage."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Its parts by the name of their stage, in the order of computation."""
+
+    @abstractmethod
+    def to_readable(self, stage: str, values: Tensor) -> Tensor:
+        """A stage of this network (see ``capsnet.stages``) as the readable model lays it out."""
+
+    @abstractmethod
+    def _output_shapes(self) -> tuple[Shape, ...]:
+        """Of one row of each output, in order."""
+
+    def in_half(self) -> None:
+        """Take on float16, where it keeps its accuracy in it."""
+        for layer in self.lowered_layers.values():
+            layer.in_half()
+
+    def outputs_by_name(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """The outputs by name, in order."""
+        return dict(zip(self.output_names, self(*inputs), strict=True))
+
+    def example(self, batch: int) -> tuple[Tensor, ...]:
+        """Zeros for every input, float32 ``[batch, ...]``."""
+        return tuple(torch.zeros(batch, *shape) for shape in self.input_shapes.values())
+
+    def dynamic_shapes(self, batch: Mapping[int, Any]) -> tuple[Any, ...]:
+        """What ``torch.export`` is told of the inputs, whose axes are the same in each."""
+        return ((batch,) * len(self.input_shapes),)
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """What the lowering chose; a choice that layers made differently is left out."""
+        chosen: dict[str, set[str]] = {}
+        for layer in self.lowered_layers.values():
+            for name, form in layer.forms.items():
+                chosen.setdefault(name, set()).add(form)
+        return {name: min(forms) for name, forms in chosen.items() if len(forms) == 1}
+
+    @property
+    def opaque(self) -> bool:
+        """Whether it may hold operators that the claims of its layers count."""
+        return any(layer.opaque for layer in self.lowered_layers.values())
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What a graph of this network must contain."""
+        merged: dict[tuple[str, ...], Claim] = {}
+        for claim in (claim for layer in self.lowered_layers.values() for claim in layer.claims):
+            so_far = merged.get(claim.operators)
+            both = claim if so_far is None else so_far.and_also(claim)
+            merged[claim.operators] = dataclasses.replace(both, most=None) if self.opaque else both
+        return tuple(merged.values())
+
+    def interface(self, batch: int | str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs of an artifact of this network.
+
+        Args:
+            batch: its batch size; ``"batch"`` for any.
+        """
+        outputs = zip(self.output_names, self._output_shapes(), strict=True)
+        inputs, given = (
+            tuple(TensorSpec(name, "float32", (batch, *shape)) for name, shape in pairs)
+            for pairs in (self.input_shapes.items(), outputs)
+        )
+        return inputs, given
+
+
+class LoweredCapsNet(LoweredNetwork):
     """A capsule network ready for export; made by :func:`lower`.
 
     Args:
@@ -55,16 +145,19 @@ class LoweredCapsNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = model.config
+        self.input_shapes = model.input_shapes
+        self.identity = model.identity
         self.precision = precision
         self.layers = nn.ModuleDict(parts)
         self.decoder = decoder
         self.output_names = OUTPUT_NAMES[:2] if decoder is None else OUTPUT_NAMES
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Images ``[batch, channels, height, width]`` to the artifact's outputs, in order."""
+        [image] = inputs
         capsules, layout = image, READABLE
-        for layer in self.parts().values():
-            capsules, layout = layer(_cast(capsules, layer.computes_in)), layer.layout
+        for layer in self.lowered_layers.values():
+            capsules, layout = layer(cast(capsules, layer.computes_in)), layer.layout
         lengths, capsules = head(layout.to_readable(capsules), self.config.activated)
         if self.decoder is None:
             return lengths, capsules
@@ -72,61 +165,33 @@ class LoweredCapsNet(nn.Module):
         mask = torch.arange(self.config.classes, device=image.device) == longest
         masked = capsules * mask.unsqueeze(-1)
         # The decoder's weights say what it computes in; outputs are what the capsules are.
-        decoded = self.decoder(_cast(masked, next(self.decoder.parameters()).dtype))
-        return lengths, capsules, _cast(decoded, capsules.dtype)
+        decoded = self.decoder(cast(masked, next(self.decoder.parameters()).dtype))
+        return lengths, capsules, cast(decoded, capsules.dtype)
 
-    def parts(self) -> Mapping[str, LoweredLayer]:
-        """The layers by the name of their stage, in the order of computation."""
+    @property
+    def lowered_layers(self) -> Mapping[str, LoweredLayer]:
+        """All of its layers by the name of their stage, in the order of computation."""
         return dict(self.layers.items())  # type: ignore[arg-type]
 
-    def outputs_by_name(self, images: Tensor) -> dict[str, Tensor]:
-        """The outputs by name, in order."""
-        return dict(zip(self.output_names, self(images), strict=True))
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Its layers."""
+        return self.lowered_layers
 
     def to_readable(self, stage: str, values: Tensor) -> Tensor:
         """A stage of this network (see ``capsnet.stages``) as the readable model lays it out."""
-        part = self.parts().get(stage.partition(".")[0])
-        return values if part is None else part.to_readable(values)
+        layer = self.lowered_layers.get(stage.partition(".")[0])
+        return values if layer is None else layer.to_readable(values)
 
-    @property
-    def forms(self) -> dict[str, str]:
-        """What the lowering chose; a choice that layers made differently is left out."""
-        chosen: dict[str, set[str]] = {}
-        for part in self.parts().values():
-            for name, form in part.forms.items():
-                chosen.setdefault(name, set()).add(form)
-        return {name: min(forms) for name, forms in chosen.items() if len(forms) == 1}
+    def in_half(self) -> None:
+        """Take on float16, where it keeps its accuracy in it."""
+        super().in_half()
+        if self.decoder is not None:
+            self.decoder.half()
 
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """What a graph of this network must contain."""
-        opaque = any(part.opaque for part in self.parts().values())
-        merged: dict[tuple[str, ...], Claim] = {}
-        for claim in (claim for part in self.parts().values() for claim in part.claims):
-            so_far = merged.get(claim.operators)
-            both = claim if so_far is None else so_far.and_also(claim)
-            merged[claim.operators] = dataclasses.replace(both, most=None) if opaque else both
-        return tuple(merged.values())
-
-    @property
-    def config_values(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
-        values: dict[str, Any] = to_values(self.config)
-        return values
-
-    def interface(self, batch: int | str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs of an artifact of this network.
-
-        Args:
-            batch: its batch size; ``"batch"`` for any.
-        """
+    def _output_shapes(self) -> tuple[Shape, ...]:
         classes = self.config.classes
         shapes = ((classes,), (classes, self.config.class_dim), self.config.image_shape)
-        outputs = tuple(
-            TensorSpec(name, "float32", (batch, *shape))
-            for name, shape in zip(self.output_names, shapes, strict=False)
-        )
-        return (TensorSpec(INPUT_NAME, "float32", (batch, *self.config.image_shape)),), outputs
+        return shapes[: len(self.output_names)]
 
 
 def lower(
@@ -134,7 +199,7 @@ def lower(
     *,
     reconstruction: bool = False,
     precision: str = "fp32",
-    forms: Mapping[str, str] = _NO_FORMS,
+    forms: Mapping[str, str] = NO_FORMS,
     as_written: bool = False,
 ) -> LoweredCapsNet:
     """Rewrite a trained network for export; see the module's description.
@@ -175,5 +240,6 @@ def lower(
     return converted
 
 
-def _cast(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+def cast(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Values in a type; as they are where it is theirs, or None."""
     return values if dtype in (None, values.dtype) else values.to(dtype)

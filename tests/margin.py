@@ -287,7 +287,7 @@ def _metadata(lowered: LoweredCapsNet) -> ArtifactMetadata:
         exporter="",
         versions={},
         checkpoint_sha256=None,
-        config=lowered.config_values,
+        config=dict(lowered.identity),
         precision=lowered.precision.name,
         inputs=inputs,
         outputs=outputs,

@@ -15,6 +15,7 @@ from capsnet.checkpoint import save_checkpoint
 from capsnet.errors import OutputError
 from capsnet.files import file_sha256
 from capsnet.formats import FORMATS
+from capsnet.networks import NetworkSource
 from capsnet.runtime.certificate import certificate_path
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import Proof
@@ -64,8 +65,8 @@ def export(tmp_path, monkeypatch, certificate):
 
             row = dataclasses.replace(FORMATS[name], export=to_file)
             monkeypatch.setitem(FORMATS, name, row)
-        request = Request(checkpoint) if proven else None
-        return jobs.export_artifacts(targets, checkpoint, request=request)
+        request = Request(NetworkSource(checkpoint))
+        return jobs.export_artifacts(targets, request, proven=proven)
 
     run.targets = targets
     return run

@@ -259,10 +259,11 @@ def _images(
 ) -> "tuple[Images, npt.NDArray[np.int64] | None]":
     """The images that were asked for, and their labels where they are known."""
     from capsnet.files import file_sha256
+    from capsnet.networks import NetworkSource
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.request import Request
 
-    request = Request(asked.checkpoint, asked.images, samples)
+    request = Request(NetworkSource(asked.checkpoint), asked.images, samples)
     _, images, labels = load_images(request, model.config, file_sha256(asked.checkpoint))
     return images, labels
 

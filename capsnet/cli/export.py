@@ -125,13 +125,13 @@ def export_command(
         _refuse_judging(request)
     settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
     targets = _targets(formats, output)
-    out.reserve(written_files(targets), {"the checkpoint": request.checkpoint})
+    out.reserve(written_files(targets), request.network.files)
     with out.console.status("starting") as status:
         exported = export_artifacts(
             targets,
-            request.checkpoint,
+            request,
             settings,
-            request=request if verified else None,
+            proven=verified,
             calibration=calibrate,
             on_progress=status.update,
         )
@@ -169,6 +169,8 @@ def _refuse_judging(request: "Request") -> None:
     """Raise UsageError where an option asks for something of a proof that is not made."""
     given = given_options()
     useless = [name for name in JUDGING if name in given]
+    if request.network.model is not None and "--images" in useless:
+        useless.remove("--images")  # they tell the shapes of its inputs
     if request.device == "cuda":  # without a proof, nothing runs there
         useless.append("--device cuda")
     if useless:

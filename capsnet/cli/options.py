@@ -295,10 +295,17 @@ calibrate_option = click.option(
     type=FILE,
     help=f"Training images for {CALIBRATED}, a file or a folder.  [default: 256 of MNIST]",
 )
+_model = click.option(
+    "--model",
+    metavar="FILE.py:FACTORY",
+    help="A network of your own: a function in a Python file that makes a torch.nn.Module; "
+    "--checkpoint then is its state_dict. Runs that file.",
+)
 _images = click.option(
     "--images",
     type=FILE,
-    help="Images to verify on: a file, a folder, or labelled IDX files.  [default: MNIST test set]",
+    help="Images to verify on: a file, a folder, or labelled IDX files; of a network of your own, "
+    "its inputs in an .npz or .npy file.  [default: MNIST test set]",
 )
 _samples = click.option(
     "--samples",
@@ -312,6 +319,7 @@ _samples = click.option(
 def judging(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command what verification needs to know."""
 
+    @_model
     @_images
     @_samples
     @click.option("--atol", type=FiniteRange(min=0), help="Own limit on the errors: absolute.")
@@ -326,13 +334,17 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**options: Any) -> None:
         from capsnet.bundled import checkpoint_file
+        from capsnet.networks import NetworkSource
         from capsnet.runtime.proof.request import Request
         from capsnet.runtime.proof.results import Tolerance
 
         atol, rtol = options.pop("atol"), options.pop("rtol")
         tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+        checkpoint, model = options.pop("checkpoint"), options.pop("model")
+        if model is None:
+            checkpoint = checkpoint_file(checkpoint)
         request = Request(
-            checkpoint=checkpoint_file(options.pop("checkpoint")),
+            NetworkSource(checkpoint, model),
             images=options.pop("images"),
             samples=options.pop("samples"),
             device=options.pop("device"),

@@ -51,7 +51,7 @@ def verify_command(
     from capsnet.runtime.sessions.opening import artifact_format
 
     certificate = certificate_path(artifact)
-    out.reserve({"the certificate": certificate}, {"the checkpoint": request.checkpoint})
+    out.reserve({"the certificate": certificate}, request.network.files)
     artifact_format(artifact)  # what cannot be read or written is an error now, not after the work
     check_writable(certificate)
     with out.console.status(f"verifying {artifact.name}"):

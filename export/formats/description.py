@@ -4,13 +4,13 @@ import importlib.metadata
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ConfigError
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import ExportOptions
 
 __all__ = ["describe", "require_format"]
 
 
-def require_format(lowered: LoweredCapsNet, name: str) -> None:
+def require_format(lowered: LoweredNetwork, name: str) -> None:
     """Raise ConfigError if a network's precision does not exist in a format."""
     formats = lowered.precision.formats
     if formats is not None and name not in formats:
@@ -26,7 +26,7 @@ def require_format(lowered: LoweredCapsNet, name: str) -> None:
 
 
 def describe(
-    lowered: LoweredCapsNet,
+    lowered: LoweredNetwork,
     options: ExportOptions,
     *,
     exporter: str,
@@ -50,7 +50,7 @@ def describe(
         exporter=exporter,
         versions={name: importlib.metadata.version(name) for name in libraries},
         checkpoint_sha256=options.checkpoint_sha256,
-        config=lowered.config_values,
+        config=dict(lowered.identity),
         precision=lowered.precision.name,
         forms=lowered.forms,
         inputs=inputs,

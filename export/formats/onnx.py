@@ -4,17 +4,17 @@ import contextlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
+from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.errors import ConfigError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import TRACE_BATCH, ExportOptions
 from capsnet.formats import OPSETS
 from capsnet.stages import record_stages
@@ -25,16 +25,16 @@ __all__ = ["to_onnx"]
 class _Stages(nn.Module):
     """Gives every stage of a lowered network as an output, so that each keeps its name."""
 
-    def __init__(self, lowered: LoweredCapsNet) -> None:
+    def __init__(self, lowered: LoweredNetwork) -> None:
         super().__init__()
         self.lowered = lowered
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(record_stages(self.lowered, image).values())
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(record_stages(self.lowered, *inputs).values())
 
 
 def to_onnx(
-    lowered: LoweredCapsNet, path: Path, options: ExportOptions = ExportOptions()
+    lowered: LoweredNetwork, path: Path, options: ExportOptions = ExportOptions()
 ) -> ArtifactMetadata:
     """Write a lowered network as an ONNX file with its metadata inside.
 
@@ -64,10 +64,11 @@ def to_onnx(
             f"calibration images go with a precision that is calibrated, and {precision.name} is "
             f"{'' if precision.calibrated else 'not '}one: give them, or leave them out"
         )
-    image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
-    stages = tuple(record_stages(lowered, image))
+    example = lowered.example(options.batch or TRACE_BATCH)
+    stages = tuple(record_stages(lowered, *example))
+    inputs = dict(zip(lowered.input_shapes, example, strict=True))
     dynamic = options.batch is None
-    model = _capture(_Stages(lowered), image, stages, dynamic=dynamic, opset=options.opset)
+    model = _capture(_Stages(lowered), inputs, stages, dynamic=dynamic, opset=options.opset)
     _keep_only_computation(model, lowered.output_names)
     _name_nodes_by_stage(model.graph, stages)
     if precision.finish is not None:
@@ -102,19 +103,25 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def _capture(
-    module: nn.Module, image: Tensor, outputs: tuple[str, ...], *, dynamic: bool, opset: int
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: tuple[str, ...],
+    *,
+    dynamic: bool,
+    opset: int,
 ) -> onnx.ModelProto:
+    batch = {0: torch.export.Dim("batch")} if dynamic else {}
     with _quiet():
         try:
             program = torch.onnx.export(
                 module.eval(),
-                (image,),
+                tuple(inputs.values()),
                 dynamo=True,
                 verbose=False,
-                input_names=[INPUT_NAME],
+                input_names=list(inputs),
                 output_names=outputs,
                 opset_version=opset,
-                dynamic_shapes=({0: torch.export.Dim("batch")} if dynamic else {},),
+                dynamic_shapes=((batch,) * len(inputs),),  # of *inputs
             )
         except Exception as error:  # the exporter's own errors have many kinds
             raise_interruption(error)
@@ -134,6 +141,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            # Several inputs have one batch.
+            warnings.filterwarnings("ignore", message=r"# The axis name: batch will not be used")
             yield
     finally:
         logger.setLevel(level)
@@ -169,7 +178,9 @@ def _keep_only_computation(model: onnx.ModelProto, outputs: tuple[str, ...]) -> 
 
 def _weight_name(name: str) -> str:
     """A weight's name without the modules around the network and its layers."""
-    return name.removeprefix("lowered.").removeprefix("layers.")
+    for outer in ("lowered.", "layers.", "network.module."):
+        name = name.removeprefix(outer)
+    return name
 
 
 def _name_nodes_by_stage(graph: onnx.GraphProto, stages: tuple[str, ...]) -> None:

@@ -5,26 +5,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError, first_line, raise_interruption
+from capsnet.errors import CapsNetError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import TRACE_BATCH, ExportOptions
 
 __all__ = ["write_torch_artifact"]
 
 
 def write_torch_artifact(
-    lowered: LoweredCapsNet,
+    lowered: LoweredNetwork,
     path: Path,
     options: ExportOptions,
     *,
     name: str,
     exporter: str,
-    capture: Callable[[LoweredCapsNet, Tensor], Any],
+    capture: Callable[[LoweredNetwork, tuple[Tensor, ...]], Any],
     save: Callable[[Any, dict[str, str]], io.BytesIO],
 ) -> ArtifactMetadata:
     """Capture a network, and write it with its metadata in an extra file.
@@ -35,7 +34,7 @@ def write_torch_artifact(
         options: how to write it.
         name: of the format.
         exporter: what captures the network, for the metadata and for errors.
-        capture: gives what torch saves, from the network and an example batch.
+        capture: gives what torch saves, from the network and an example of its inputs.
         save: an archive of it with extra files.
 
     Returns:
@@ -47,9 +46,11 @@ def write_torch_artifact(
     """
     require_format(lowered, name)
     metadata = describe(lowered, options, exporter=exporter, libraries=("torch",))
-    image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
+    example = lowered.example(options.batch or TRACE_BATCH)
     try:
-        captured = capture(lowered, image)
+        captured = capture(lowered, example)
+    except CapsNetError:
+        raise
     except Exception as error:  # the exporters' own errors have many kinds
         raise_interruption(error)
         raise ExportError(

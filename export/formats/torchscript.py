@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from capsnet.artifact import ArtifactMetadata
+from capsnet.errors import ExportError
 from capsnet.export.formats.torch import write_torch_artifact
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import ExportOptions
 
 __all__ = ["to_torchscript"]
@@ -23,12 +24,14 @@ __all__ = ["to_torchscript"]
 _DEBUG_RECORDS = re.compile(r"\.debug_pkl$")
 # Records that the archive writer adds by itself.
 _WRITER_RECORDS = {"version", ".data/serialization_id"}
+_IN_PLACE = re.compile(r"aten::\w*[a-z0-9]_")
+_SOURCE = re.compile(r"^(\S+\.py)\((\d+)\): ", re.MULTILINE)
 # Behind the name of a module: a counter over all that the process has scripted or traced so far.
 _COUNTER = re.compile(rb"(\w+)([./]___torch_mangle_)(\d+)")
 
 
 def to_torchscript(
-    lowered: LoweredCapsNet, path: Path, options: ExportOptions = ExportOptions()
+    lowered: LoweredNetwork, path: Path, options: ExportOptions = ExportOptions()
 ) -> ArtifactMetadata:
     """Write a lowered network as a TorchScript archive with its metadata in an extra file.
 
@@ -44,7 +47,7 @@ def to_torchscript(
 
     Raises:
         ConfigError: if the format does not have the network's precision.
-        ExportError: if the network cannot be traced.
+        ExportError: if the network cannot be traced, or changes parts of tensors in place.
     """
     return write_torch_artifact(
         lowered,
@@ -57,13 +60,24 @@ def to_torchscript(
     )
 
 
-def _trace(lowered: LoweredCapsNet, image: Tensor) -> Any:
+def _trace(lowered: LoweredNetwork, example: tuple[Tensor, ...]) -> Any:
     with _deprecations_ignored():
         # The proof of the file is parity on real images, not a second trace.
-        traced = torch.jit.trace(lowered, (image,), check_trace=False)
+        traced = torch.jit.trace(lowered, example, check_trace=False)
         # Frozen, float16 weights would be stored as the float32 that they are cast to.
         buffers = [name for name, _ in lowered.named_buffers()]
-        return torch.jit.freeze(traced, preserved_attrs=buffers)
+        frozen = torch.jit.freeze(traced, preserved_attrs=buffers)
+    torch._C._jit_pass_remove_mutation(frozen.graph)
+    changed = [node for node in frozen.graph.nodes() if _IN_PLACE.fullmatch(node.kind())]
+    if changed:
+        place = _SOURCE.findall(changed[0].sourceRange())
+        where = f" ({Path(place[-1][0]).name}:{place[-1][1]})" if place else ""
+        raise ExportError(
+            f"the network changes a part of a tensor in place, by {changed[0].kind()}{where}, "
+            "which TorchScript artifacts do not: make a new tensor (torch.where, torch.cat), or "
+            "export it to another format"
+        )
+    return frozen
 
 
 def _archive(frozen: Any, extra: dict[str, str]) -> io.BytesIO:

@@ -4,12 +4,12 @@ A sum of votes can leave float16's range, and the square of a short capsule vani
 lowered layer says what it computes in (``LoweredLayer.in_half``).
 """
 
-from capsnet.export.lower import LoweredCapsNet
+from capsnet.export.lower import LoweredNetwork
 
 __all__ = ["convert"]
 
 
-def convert(network: LoweredCapsNet) -> LoweredCapsNet:
+def convert(network: LoweredNetwork) -> LoweredNetwork:
     """Store a lowered network's weights in float16, and compute in it what keeps its accuracy.
 
     Args:
@@ -18,8 +18,5 @@ def convert(network: LoweredCapsNet) -> LoweredCapsNet:
     Returns:
         The same network. Its inputs and outputs stay float32.
     """
-    for part in network.parts().values():
-        part.in_half()
-    if network.decoder is not None:
-        network.decoder.half()
+    network.in_half()
     return network

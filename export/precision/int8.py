@@ -16,7 +16,6 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from capsnet.artifact import INPUT_NAME
 from capsnet.errors import DataError, ExportError, first_line
 
 __all__ = ["FEWEST_IMAGES", "check_calibration", "quantise"]
@@ -71,7 +70,8 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    dims = model.graph.input[0].type.tensor_type.shape.dim
+    [given] = model.graph.input
+    dims = given.type.tensor_type.shape.dim
     check_calibration(images, tuple(dim.dim_value for dim in dims[1:]))
     convolutions = _inner_convolutions(model.graph)
     if not convolutions:
@@ -79,7 +79,7 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
             "int8 quantises the convolutions behind the first one, and this network has none: "
             "export it in fp32 or fp16"
         )
-    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 for any
+    fixed = dims[0].dim_value  # 0 for any
     if fixed:
         images = np.resize(images, (-(-len(images) // fixed) * fixed, *images.shape[1:]))
 
@@ -91,7 +91,7 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
 
         def get_next(self) -> dict[str, Images] | None:
             part = next(self._parts, None)
-            return None if part is None else {INPUT_NAME: part}
+            return None if part is None else {given.name: part}
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder, "quantised.onnx")

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
+from capsnet.data.batch import Rows, plain
 from capsnet.errors import CapsNetError
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "Array",
     "Artifact",
     "Collected",
-    "Images",
     "Reference",
     "Run",
     "collect",
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.floating]
-Images = npt.NDArray[np.float32]
 
 BATCH_SIZES = (1, 2, 3, 7, 64)
 """Batch sizes that an artifact is run at; all at once, or a thousand, come on top."""
@@ -49,8 +48,8 @@ class Artifact(Protocol):
 
     metadata: ArtifactMetadata
 
-    def run(self, images: Images) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Outputs by name."""
+    def run(self, images: Any) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Outputs by name, of images or of inputs by name."""
         ...
 
 
@@ -58,7 +57,7 @@ class Reference(Protocol):
     """What it is judged by: the readable model in some precision."""
 
     def run(
-        self, images: Images, outputs: tuple[str, ...] | None = None, order: int = 0
+        self, images: Rows, outputs: tuple[str, ...] | None = None, order: int = 0
     ) -> Mapping[str, Array]:
         """The named outputs, or all; other orders are the same function, rounded otherwise."""
         ...
@@ -102,7 +101,7 @@ def collect(
     golden: Reference,
     baseline: Reference,
     artifact: Artifact,
-    images: Images,
+    images: Rows,
     batch_sizes: Sequence[int] | None = None,
 ) -> Collected:
     """Run the references and the artifact.
@@ -111,7 +110,8 @@ def collect(
         golden: the readable model in float64.
         baseline: the readable model in float32.
         artifact: what is judged.
-        images: float32 ``[n, channels, height, width]``, values 0..1, at least one.
+        images: float32 ``[n, channels, height, width]``, values 0..1, or the rows of other inputs;
+            at least one.
         batch_sizes: sizes to run; None for :data:`BATCH_SIZES` and all at once, up to
             :data:`LARGE_BATCH`. An artifact of a fixed batch size runs at that size alone, all
             images; else the small sizes run :data:`SAMPLE` of them.
@@ -160,10 +160,10 @@ def spread(total: int, samples: int | None = None) -> npt.NDArray[np.int64]:
     return np.arange(count) * total // count
 
 
-def _run(artifact: Artifact, images: Images, chosen: npt.NDArray[np.int64], batch_size: int) -> Run:
+def _run(artifact: Artifact, images: Rows, chosen: npt.NDArray[np.int64], batch_size: int) -> Run:
     batches = [chosen[at : at + batch_size] for at in range(0, len(chosen), batch_size)]
     try:
-        parts = [artifact.run(images[batch]) for batch in batches]
+        parts = [artifact.run(plain(images[batch])) for batch in batches]
     except CapsNetError as error:
         return Run(batch_size, chosen, {}, str(error))
     common = [name for name in parts[0] if all(name in part for part in parts)]

@@ -5,23 +5,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from capsnet.artifact import ArtifactMetadata
-from capsnet.runtime.proof.collect import Array, Collected, Images
+from capsnet.data.batch import Rows, named
+from capsnet.runtime.proof.collect import Array, Collected
 from capsnet.runtime.proof.measure import malformed
 from capsnet.runtime.proof.results import Details, Histogram, Pixels, WorstImage
 
 __all__ = ["details_of"]
 
 _WORST = 8
+_IMAGES = 4  # axes of an array of images
 _EDGES = np.arange(-12.0, 0.5, 0.5)  # powers of ten
 
 
-def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images) -> Details | None:
+def details_of(collected: Collected, metadata: ArtifactMetadata, images: Rows) -> Details | None:
     """The details of a comparison, at the largest batch size that ran all images, well formed.
 
     Args:
         collected: the results of all runs.
         metadata: of the artifact.
-        images: float32 ``[n, channels, height, width]``, those that were run.
+        images: float32 ``[n, channels, height, width]``, those that were run, or the rows of other
+            inputs; the first of them is drawn where it is of images.
 
     Returns:
         The details; None if there is no such batch size.
@@ -44,6 +47,7 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images)
         )
         for name in golden
     }
+    pictured = next(iter(named(images).values()))
     decisive = metadata.decision or metadata.outputs[0].name
     error = np.abs(found[decisive] - golden[decisive]).reshape(collected.images, -1).max(axis=1)
     return Details(
@@ -52,13 +56,13 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images)
             WorstImage(
                 index=int(index),
                 error=float(error[index]),
-                pixels=_pixels(images[index]),
+                pixels=_pixels(pictured[index]) if pictured.ndim == _IMAGES else (),
                 golden=_scores(golden, metadata.decision, int(index)),
                 artifact=_scores(found, metadata.decision, int(index)),
                 pictures={
                     name: _pixels(values[index])
                     for name, values in found.items()
-                    if values.shape == images.shape
+                    if values.ndim == _IMAGES and values.shape == pictured.shape
                 },
             )
             for index in np.argsort(-error, kind="stable")[:_WORST]

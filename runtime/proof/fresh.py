@@ -10,12 +10,14 @@ from typing import Any, Self
 
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ResultError
+from capsnet.networks import NetworkSource
 from capsnet.runtime.process import ChildProcess, ChildProcessEnded, Handler, serve
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import Proof, Tolerance
 
 __all__ = ["FreshProcess"]
 
+_PATHS = ("images", "labels")
 _TIMEOUT_BASE, _TIMEOUT_PER_IMAGE = 120.0, 2.0  # seconds; far above what slow machines need
 
 
@@ -81,11 +83,10 @@ def _proof(answer: dict[str, Any], artifact: Path) -> Proof:
 
 def _request(values: dict[str, Any]) -> Request:
     """The request that became JSON values on the way to this process."""
-    named = {name: values[name] for name in ("checkpoint", "images", "labels")}
-    paths = {name: None if path is None else Path(path) for name, path in named.items()}
-    definitions = tuple(map(Path, values["definitions"]))
+    paths = {name: None if values[name] is None else Path(values[name]) for name in _PATHS}
+    network = from_values(NetworkSource, values["network"])
     tolerance = from_values(Tolerance, values["tolerance"]) if values["tolerance"] else None
-    return Request(**{**values, **paths, "definitions": definitions, "tolerance": tolerance})
+    return Request(**{**values, **paths, "network": network, "tolerance": tolerance})
 
 
 def _start(values: dict[str, Any]) -> tuple[dict[str, Any], Handler]:

@@ -6,6 +6,7 @@ range that it was calibrated for, and must give finite results.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
+from capsnet.data.batch import Batch, Rows, combined, named, plain
 from capsnet.errors import CapsNetError
 from capsnet.precision import find_precision
 from capsnet.runtime.proof.collect import (
@@ -20,7 +22,6 @@ from capsnet.runtime.proof.collect import (
     ORDERS,
     Array,
     Artifact,
-    Images,
     Reference,
     orders_for,
 )
@@ -55,7 +56,7 @@ class _Input:
     """
 
     name: str
-    images: Images
+    images: Rows
     golden: Mapping[str, Array]
     own: Mapping[str, Errors]
     baseline_off: bool = False
@@ -67,12 +68,13 @@ class HardInputs:
     Args:
         golden: the readable model in float64.
         baseline: the readable model in float32.
-        images: float32 ``[n, channels, height, width]``, real images to start from, at least one.
+        images: float32 ``[n, channels, height, width]``, real images to start from, at least one;
+            or the rows of other inputs.
         decision: the output that decides the class; None where none does.
     """
 
     def __init__(
-        self, golden: Reference, baseline: Reference, images: Images, decision: str | None
+        self, golden: Reference, baseline: Reference, images: Rows, decision: str | None
     ) -> None:
         everything = golden.run(images)
         real = {name: v for name, v in everything.items() if name not in FOLLOW_DECISION}
@@ -83,7 +85,7 @@ class HardInputs:
         self._inputs = []
         batches = _batches(golden, images, decision)
         # One run for all of them; what float32 costs is then measured on each.
-        together = np.concatenate(list(batches.values()))
+        together = combined(lambda *parts: np.concatenate(parts), *batches.values())
         expected = golden.run(together, names)
         draws = [baseline.run(together, names, order) for order in range(ORDERS)]
         start = 0
@@ -91,6 +93,8 @@ class HardInputs:
             part = slice(start, start + len(batch))
             start += len(batch)
             here = {key: values[part] for key, values in expected.items()}
+            if isinstance(batch, Batch) and not all(np.isfinite(v).all() for v in here.values()):
+                continue  # outside of what the user's own network is defined for
             found = [{key: values[part] for key, values in draw.items()} for draw in draws]
             own = measure(here, found) if len(batch) else {}
             off = any(not errors.relative_rms <= BASELINE_LIMIT for errors in own.values())
@@ -116,7 +120,7 @@ class HardInputs:
         if given.baseline_off:
             return _unmeasured(given, _BASELINE_OFF)
         try:
-            found = artifact.run(given.images)
+            found = artifact.run(plain(given.images))
         except CapsNetError as error:
             return _unmeasured(given, str(error))
         problems = malformed(artifact.metadata, found, given.golden)
@@ -140,7 +144,7 @@ class HardInputs:
         return HardInput(given.name, len(given.images), *worst, tuple(failures))
 
 
-def near_ties(golden: Reference, images: Images, decision: str) -> Images:
+def near_ties(golden: Reference, images: Rows, decision: str) -> Rows:
     """Images between two classes, found by bisection on the line between two real images.
 
     Args:
@@ -153,48 +157,77 @@ def near_ties(golden: Reference, images: Images, decision: str) -> Images:
         of one class.
     """
 
-    def classes(batch: Images) -> npt.NDArray[np.int64]:
+    def classes(batch: Rows) -> npt.NDArray[np.int64]:
         return classes_of(golden.run(batch, (decision,))[decision])
 
     kinds = classes(images)
     others = np.flatnonzero(kinds != kinds[0])[:_PAIRS]
     if len(others) == 0:
         return images[:0]
-    near, far = np.repeat(images[:1], len(others), axis=0), images[others]
+    near, far = images[np.zeros_like(others)], images[others]
     for _ in range(_BISECTIONS):
-        middle: Images = (near + far) * np.float32(0.5)
-        same = (classes(middle) == kinds[0])[:, None, None, None]
-        near, far = np.where(same, middle, near), np.where(same, far, middle)
+        middle = combined(lambda a, b: (a + b) * np.float32(0.5), near, far)
+        same = classes(middle) == kinds[0]
+        near = combined(functools.partial(_chosen, same), middle, near)
+        far = combined(functools.partial(_chosen, ~same), middle, far)
     return near
 
 
-def _batches(golden: Reference, images: Images, decision: str | None) -> Mapping[str, Images]:
-    zeros = np.zeros_like(images[:1])
-    bright = zeros.copy()
-    bright[..., bright.shape[-2] // 2, bright.shape[-1] // 2] = 1
-    noise = np.random.default_rng(0).random((8, *images.shape[1:]), np.float32)
+def _chosen(
+    rows: npt.NDArray[np.bool_], where: npt.NDArray[np.float32], elsewhere: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    mask = rows.reshape(-1, *[1] * (where.ndim - 1))
+    return np.where(mask, where, elsewhere)
+
+
+def _batches(golden: Reference, images: Rows, decision: str | None) -> Mapping[str, Rows]:
+    """The suite. Of inputs that are no images, 0 and 1 are their own lowest and highest values."""
+    low, high = _range(images)
+    generator = np.random.default_rng(0)
+    one = images[:1]
     ties = {}
     if decision is not None:
         ties["near-ties between two classes"] = near_ties(golden, images, decision)
+
+    def noise(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return low + (high - low) * generator.random((8, *rows.shape[1:]), np.float32)
+
     return {
-        "all zeros": zeros,
-        "all ones": np.ones_like(zeros),
-        "one bright pixel": bright,
-        "uniform noise": noise,
+        "all zeros": combined(np.zeros_like, one),
+        "all ones": combined(lambda rows: np.full_like(rows, high), one),
+        "one bright pixel": combined(lambda rows: _bright(rows, high), one),
+        "uniform noise": combined(noise, images),
         **ties,
-        "values from -1 to 2": images[:8] * 3 - 1,
-        "batch of one": images[:1],
+        "values from -1 to 2": combined(
+            lambda rows: (rows - low) * 3 + (2 * low - high), images[:8]
+        ),
+        "batch of one": one,
         "empty batch": images[:0],
     }
+
+
+def _range(images: Rows) -> tuple[np.float32, np.float32]:
+    """The lowest and the highest value of inputs."""
+    if not isinstance(images, Batch):
+        return np.float32(0), np.float32(1)
+    arrays = images.arrays.values()
+    return min(rows.min() for rows in arrays), max(rows.max() for rows in arrays)
+
+
+def _bright(rows: npt.NDArray[np.float32], high: np.float32) -> npt.NDArray[np.float32]:
+    """Zeros, and one value in the middle of the last two axes."""
+    bright = np.zeros_like(rows)
+    bright[(..., *(size // 2 for size in rows.shape[1:][-2:]))] = high
+    return bright
 
 
 def _largest(errors: Errors) -> float:
     return errors.max
 
 
-def _may_clip(metadata: ArtifactMetadata, images: Images) -> bool:
+def _may_clip(metadata: ArtifactMetadata, images: Rows) -> bool:
     clips = find_precision(metadata.precision).budget.clips
-    return clips and bool(((images < 0) | (images > 1)).any())
+    return clips and any(bool(((rows < 0) | (rows > 1)).any()) for rows in named(images).values())
 
 
 def _unmeasured(given: _Input, *problems: str) -> HardInput:

@@ -1,22 +1,24 @@
 """The images that artifacts are compared on, and their labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
+from capsnet.data.batch import Batch
 from capsnet.data.idx import load_split, mnist_test_set, require_mnist_shape
-from capsnet.data.numpy_files import read_npy
+from capsnet.data.numpy_files import read_npy, read_npz
 from capsnet.data.stream import count_images, stream_images
 from capsnet.errors import DataError
 from capsnet.files import file_sha256
 from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
-__all__ = ["ProofImages", "load_images"]
+__all__ = ["ProofImages", "load_images", "load_inputs"]
 
 Labels = npt.NDArray[np.int64]
 
@@ -26,12 +28,12 @@ class ProofImages(NamedTuple):
 
     Attributes:
         source: where they are from, in words.
-        images: float32 ``[n, channels, height, width]``, values 0..1.
+        images: float32 ``[n, channels, height, width]``, values 0..1, or the rows of other inputs.
         labels: the true classes int64 ``[n]``; None where they are not known.
     """
 
     source: str
-    images: npt.NDArray[np.float32]
+    images: Any
     labels: Labels | None
 
 
@@ -64,6 +66,67 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
     return ProofImages(source, images, None if labels is None else labels[chosen])
+
+
+def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
+    """The inputs of a user's own network that a request asks for.
+
+    Args:
+        request: names a file: ``.npz`` with an array for each input, ``.npy`` for the only one, or
+            a folder of labelled IDX files.
+        names: of the inputs.
+
+    Returns:
+        Their rows, a :class:`capsnet.data.batch.Batch`.
+
+    Raises:
+        DataError: if there is no such file, or its arrays do not fit.
+    """
+    path = request.images
+    if path is None:
+        raise DataError(
+            "a network of your own is proven on your own data: give --images FILE, an .npz file "
+            f"with the arrays {', '.join(names)}, or an .npy file"
+        )
+    labels: Labels | None = None
+    if path.is_dir() and any(path.glob("t10k-images-idx3-ubyte*")):
+        pixels, labels = load_split(path, "t10k")
+        arrays = {"image": pixels.astype(np.float32) / np.float32(255)}
+    elif path.suffix == ".npz":
+        arrays = read_npz(path)
+    else:
+        arrays = {names[0]: read_npy(path)}
+    if len(names) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    if set(arrays) != set(names):
+        raise DataError(
+            f"{path} holds {', '.join(arrays)}, the network takes {', '.join(names)}: give an "
+            "array of each, under its name"
+        )
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    total = min(counts.values())
+    if total == 0 or len(set(counts.values())) > 1:
+        raise DataError(f"{path} holds arrays of {counts} rows, expected equally many of each")
+    if request.labels is not None:
+        labels = _read_labels(request.labels, total)
+    chosen = spread(total, request.samples)
+    rows = Batch({name: _floats(path, name, arrays[name][chosen]) for name in names})
+    return ProofImages(path.name, rows, None if labels is None else labels[chosen])
+
+
+def _floats(path: Path, name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """An input in float32; pixels of 0..255 become 0..1."""
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype.kind != "f":
+        raise DataError(
+            f"{path}: {name} is {array.dtype}, expected floating-point numbers, or uint8 for "
+            "pixels of 0..255"
+        )
+    found: npt.NDArray[np.float32] = array.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise DataError(f"{path}: {name} holds NaN or infinity in float32; leave such rows out")
+    return found
 
 
 def _bundled(

@@ -10,12 +10,15 @@ import onnx
 import torch
 
 from capsnet.artifact import OUTPUT_NAMES
+from capsnet.data.batch import Rows, named
 from capsnet.errors import ArtifactError, first_line
 from capsnet.model import CapsNet
+from capsnet.own import OwnNetwork
 from capsnet.precision import find_precision
 from capsnet.runtime.proof.results import Tolerance
 from capsnet.runtime.sessions.onnx import create_session
 from capsnet.stages import record_stages
+from capsnet.vetting import default_dtype
 
 __all__ = ["Stage", "locate", "onnx_stages"]
 
@@ -40,9 +43,9 @@ class Stage:
 
 
 def locate(
-    model: CapsNet,
+    model: CapsNet | OwnNetwork,
     found: Mapping[str, npt.NDArray[np.floating]],
-    images: npt.NDArray[np.float32],
+    images: Rows,
     precision: str,
     tolerance: Tolerance | None = None,
 ) -> tuple[Stage, ...]:
@@ -51,7 +54,7 @@ def locate(
     Args:
         model: the readable model.
         found: the artifact's stages for these images, laid out as in the readable model.
-        images: float32 ``[batch, channels, height, width]``.
+        images: float32 ``[batch, channels, height, width]``, or the rows of other inputs.
         precision: whose budget decides.
         tolerance: a limit of the user's own, which decides in its place.
 
@@ -77,12 +80,13 @@ def locate(
     return tuple(stages)
 
 
-def onnx_stages(content: bytes, images: npt.NDArray[np.float32]) -> Arrays:
+def onnx_stages(content: bytes, images: Rows) -> Arrays:
     """Read the stages of an ONNX artifact: tensors inside its graph, which keep their names.
 
     Args:
         content: of the artifact, which was checked.
-        images: float32 ``[batch, channels, height, width]``, a batch that it accepts.
+        images: float32 ``[batch, channels, height, width]``, or the rows of other inputs, a batch
+            that it accepts.
 
     Returns:
         Every stage that is in the graph, by name, laid out as the artifact lays it out.
@@ -98,16 +102,18 @@ def onnx_stages(content: bytes, images: npt.NDArray[np.float32]) -> Arrays:
     model.graph.output.extend(inside)
     session = create_session(model.SerializeToString(), "cpu")
     names = [value.name for value in session.get_outputs()]
-    given = session.get_inputs()[0].name
+    given = dict(zip((i.name for i in session.get_inputs()), named(images).values(), strict=True))
     try:
-        return dict(zip(names, session.run(names, {given: images}), strict=True))
+        return dict(zip(names, session.run(names, given), strict=True))
     except Exception as error:  # onnxruntime's own errors have many kinds
         raise ArtifactError(
             f"onnxruntime failed on the stages of the artifact: {first_line(error)}"
         ) from error
 
 
-def _readable_stages(model: CapsNet, images: npt.NDArray[np.float32], dtype: torch.dtype) -> Arrays:
+def _readable_stages(model: CapsNet | OwnNetwork, images: Rows, dtype: torch.dtype) -> Arrays:
     network = copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
-    stages = record_stages(network, torch.from_numpy(images).to(dtype))
+    inputs = (torch.from_numpy(rows).to(dtype) for rows in named(images).values())
+    with default_dtype(dtype):
+        stages = record_stages(network, *inputs)
     return {name: stage.numpy() for name, stage in stages.items()}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.runtime.proof.collect import Artifact, Images, Reference, collect
+from capsnet.data.batch import Rows
+from capsnet.runtime.proof.collect import Artifact, Reference, collect
 from capsnet.runtime.proof.judge import judge
 from capsnet.runtime.proof.results import ParityResult, Tolerance
 
@@ -22,7 +23,7 @@ def compare(
     golden: Reference,
     baseline: Reference,
     artifact: Artifact,
-    images: Images,
+    images: Rows,
     labels: npt.NDArray[np.int64] | None = None,
     tolerance: Tolerance | None = None,
     batch_sizes: Sequence[int] | None = None,

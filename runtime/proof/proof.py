@@ -2,21 +2,20 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from capsnet.checkpoint import load_checkpoint
 from capsnet.config import CapsNetConfig
-from capsnet.definitions import load_definitions
 from capsnet.errors import ResultError
-from capsnet.files import file_sha256
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
 from capsnet.runtime.proof.collect import LARGE_BATCH, SAMPLE, collect
 from capsnet.runtime.proof.details import details_of
 from capsnet.runtime.proof.hard_inputs import HardInputs
-from capsnet.runtime.proof.images import load_images
 from capsnet.runtime.proof.judge import judge
+from capsnet.runtime.proof.networks import network_and_images
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import (
@@ -67,15 +66,12 @@ class Prover:
     """
 
     def __init__(self, request: Request) -> None:
-        load_definitions(request.definitions)
         self._request = request
-        self._model = load_checkpoint(request.checkpoint)
-        self._digest = file_sha256(request.checkpoint)
-        self._source, self._images, self._labels = load_images(
-            request, self._model.config, self._digest
-        )
-        self._golden = EagerModel(self._model, torch.float64)
-        self._baseline = EagerModel(self._model, torch.float32)
+        self._name = request.network.name
+        self._network, self._digest, given = network_and_images(request)
+        self._source, self._images, self._labels = given
+        self._golden = EagerModel(self._network, torch.float64)
+        self._baseline = EagerModel(self._network, torch.float32)
 
     def prepare(self) -> None:
         """Compute the reference's results now, while another process makes the artifact.
@@ -109,18 +105,19 @@ class Prover:
 
     def _check_origin(self, artifact: Path, session: Session) -> None:
         claimed = session.metadata.checkpoint_sha256
-        config = dataclasses.asdict(CapsNetConfig.from_dict(session.metadata.config))
-        own = dataclasses.asdict(self._model.config)
+        found, own = _identity(session.metadata.config), _identity(self._network.identity)
         if claimed not in (None, self._digest):
             differs = f"it names a checkpoint with SHA-256 {claimed}, this one has {self._digest}"
-        elif config != own:
-            part = next(name for name in own if config[name] != own[name])
-            differs = f"the {part} of its network is {config[part]}, that of this one {own[part]}"
+        elif found != own:
+            part = next(name for name in {**own, **found} if found.get(name) != own.get(name))
+            differs = (
+                f"the {part} of its network is {found.get(part)}, that of this one {own.get(part)}"
+            )
         else:
             return
         raise ResultError(
-            f"{artifact} was not exported from {self._request.checkpoint}: {differs}; "
-            "give the right one with --checkpoint"
+            f"{artifact} was not exported from {self._name}: {differs}; "
+            "give the right one with --checkpoint, or --model"
         )
 
     def _certificate(
@@ -144,3 +141,10 @@ class Prover:
             parity=parity,
             hard_inputs=hard_inputs,
         )
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this version writes it; what names a user's own module as it is."""
+    if "module" in config:
+        return dict(config)
+    return dataclasses.asdict(CapsNetConfig.from_dict(config))

@@ -3,15 +3,19 @@
 import contextlib
 import copy
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from capsnet.data.batch import Rows, named
 from capsnet.errors import ResultError
 from capsnet.model import CapsNet
+from capsnet.own import OwnNetwork
 from capsnet.runtime.proof.unfolded import UnfoldedConvolutions
+from capsnet.vetting import default_dtype
 
 __all__ = ["EagerModel"]
 
@@ -33,29 +37,28 @@ class EagerModel:
         decision: the output that decides the class; None where nothing is classified.
     """
 
-    decision: str | None = "lengths"
-
-    def __init__(self, model: CapsNet, dtype: torch.dtype) -> None:
+    def __init__(self, model: CapsNet | OwnNetwork, dtype: torch.dtype) -> None:
+        self.decision = model.decision
         self._source = model
         self._dtype = dtype
-        self._models: dict[int, CapsNet] = {}
-        self._results: dict[tuple[int, tuple[int, ...], bytes], _Outputs] = {}
+        self._models: dict[int, CapsNet | OwnNetwork] = {}
+        self._results: dict[tuple[int, bytes], _Outputs] = {}
 
     def run(
         self,
-        images: npt.NDArray[np.float32],
+        images: Rows,
         outputs: tuple[str, ...] | None = None,
         order: int = 0,
     ) -> _Outputs:
         """Run the model.
 
         Args:
-            images: ``[batch, channels, height, width]``, values 0..1.
-            outputs: which of ``lengths``, ``capsules`` and ``reconstruction`` to give; None for
-                all that the model has.
-            order: 0 for the model as it is; any other number for the same function with the stem's
-                channels in another order, which rounds otherwise. A network without such a stem has
-                only one order.
+            images: ``[batch, channels, height, width]``, values 0..1, or the rows of other inputs.
+            outputs: which outputs to give, such as ``lengths``; None for all that the model has.
+            order: 0 for the model as it is; any other number for the same function that sums in
+                another order, and rounds otherwise: with the stem's channels permuted, or, in a
+                network without such a stem, with batches of another size and torch's own
+                convolution in place of oneDNN's. float64 has one order.
 
         Returns:
             The outputs by name, in the model's dtype; read-only.
@@ -63,8 +66,8 @@ class EagerModel:
         Raises:
             ResultError: if the model does not have such an output.
         """
-        order = order if _convolutions(self._source) else 0
-        key = (order, images.shape, hashlib.sha256(images.tobytes()).digest())
+        order = order if self._dtype != torch.float64 else 0
+        key = (order, _digest(images))
         if key not in self._results:
             self._results[key] = self._compute(images, order)
         results = self._results[key]
@@ -77,18 +80,26 @@ class EagerModel:
             )
         return {name: results[name] for name in names}
 
-    def _compute(self, images: npt.NDArray[np.float32], order: int) -> _Outputs:
+    def _compute(self, images: Rows, order: int) -> _Outputs:
         model = self._in_order(order)
-        chunks = torch.from_numpy(images).to(self._dtype).split(_CHUNK)
-        golden = self._dtype == torch.float64
-        with UnfoldedConvolutions() if golden else contextlib.nullcontext():
-            parts = [_outputs(model, chunk) for chunk in chunks]
+        plain = order == 0 or _convolutions(model) is not None
+        size = _CHUNK if plain else _CHUNK >> order % 3
+        inputs = [torch.from_numpy(rows).to(self._dtype) for rows in named(images).values()]
+        chunks = list(zip(*(rows.split(size) for rows in inputs), strict=True))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(default_dtype(self._dtype))
+            if self._dtype == torch.float64:
+                stack.enter_context(UnfoldedConvolutions())
+            if not plain:
+                stack.enter_context(_plain_convolutions())
+            parts = [model.outputs_by_name(*chunk) for chunk in chunks]
         joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         for array in joined.values():
             array.setflags(write=False)
         return joined
 
-    def _in_order(self, order: int) -> CapsNet:
+    def _in_order(self, order: int) -> CapsNet | OwnNetwork:
         """A copy of the model with the stem's channels permuted, and its next layer to match."""
         if order not in self._models:
             model = copy.deepcopy(self._source).to("cpu", self._dtype)
@@ -110,18 +121,35 @@ class EagerModel:
         return self._models[order]
 
 
-def _outputs(model: CapsNet, images: Tensor) -> dict[str, Tensor]:
-    """All that the model gives, under the names that artifacts give it."""
-    lengths, capsules = model(images)
-    outputs = {"lengths": lengths, "capsules": capsules}
-    if model.decoder is not None:
-        outputs["reconstruction"] = model.reconstruct(capsules, lengths.argmax(dim=-1))
-    return outputs
+@contextlib.contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    """Convolutions by torch's own products; not by NNPACK, whose error is 60 times as large.
+
+    The public switches also set the precision of products, and warn of that.
+    """
+    onednn, nnpack = torch._C._get_mkldnn_enabled(), torch._C._get_nnpack_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_nnpack_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(onednn)
+        torch._C._set_nnpack_enabled(nnpack)
+
+
+def _digest(images: Rows) -> bytes:
+    digest = hashlib.sha256()
+    for name, rows in named(images).items():
+        digest.update(f"{name} {rows.shape}".encode())
+        digest.update(np.ascontiguousarray(rows).data)
+    return digest.digest()
 
 
 def _convolutions(model: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d] | None:
     """The stem and the primary convolution, where the first feeds the second channel by channel."""
-    stem, primary = getattr(model, "stem", None), getattr(model, "primary", None)
+    if not isinstance(model, CapsNet):
+        return None
+    stem, primary = model.stem, model.primary
     if (
         isinstance(stem, nn.Conv2d)
         and isinstance(primary, nn.Conv2d)

@@ -61,7 +61,7 @@ _SHAPES = (
     "moveaxis narrow pad permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape "
     "reshape_as rot90 roll scatter scatter_add select select_scatter size slice slice_scatter "
     "split split_with_sizes squeeze stack swapaxes swapdims sym_size t take_along_dim tile to "
-    "_to_copy transpose tril triu type_as unbind unflatten unfold unsqueeze view view_as "
+    "_to_copy copy fill transpose tril triu type_as unbind unflatten unfold unsqueeze view view_as "
     "_assert_tensor_metadata sym_numel numel constant_pad_nd reflection_pad1d reflection_pad2d "
     "replication_pad1d replication_pad2d"
 )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.device import Device
-from capsnet.errors import ArtifactError, ConfigError
+from capsnet.errors import ArtifactError, ConfigError, DataError
 from capsnet.precision import find_precision
 from capsnet.runtime.sessions.images import Images, as_images
 
@@ -67,10 +67,10 @@ class Session(ABC):
         """How often each operator occurs in the graph."""
 
     @abstractmethod
-    def _compute(self, images: Images) -> Arrays:
-        """Run the graph once on a batch that it accepts."""
+    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
+        """Run the graph once on a batch that it accepts, of every input by name."""
 
-    def run(self, images: npt.ArrayLike) -> Arrays:
+    def run(self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Arrays:
         """Run the network.
 
         An artifact with a fixed batch size runs as often as the images need; the last batch is
@@ -80,7 +80,8 @@ class Session(ABC):
         Args:
             images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that
                 without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
-                be 0.
+                be 0. Of a network of the user's own, what its ``metadata.inputs`` name, by name
+                where there are several.
 
         Returns:
             The artifact's outputs by name, float32 with ``batch`` first, in their order.
@@ -91,23 +92,49 @@ class Session(ABC):
                 copied.
         """
         self._check_process()
-        fixed, *image_shape = self.metadata.inputs[0].shape
-        given = as_images(images, ("batch", *image_shape), "the artifact")
-        count = size = len(given)
+        fixed = self.metadata.fixed_batch
+        given = self._inputs(images)
+        count = size = len(next(iter(given.values())))
         if count == 0:
             return {
                 spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)
                 for spec in self.metadata.outputs
             }
-        if isinstance(fixed, int):
+        if fixed is not None:
             size = fixed
-            given = np.pad(given, [(0, -count % fixed), *[(0, 0)] * len(image_shape)])
+            given = {
+                name: np.pad(rows, [(0, -count % fixed), *[(0, 0)] * (rows.ndim - 1)])
+                for name, rows in given.items()
+            }
         elif self.largest_batch is not None:
             size = self.largest_batch
-        parts = [self._compute(given[i : i + size]) for i in range(0, len(given), size)]
+        parts = [
+            self._compute({name: rows[i : i + size] for name, rows in given.items()})
+            for i in range(0, count, size)
+        ]
         if len(parts) == 1:
             return {name: values[:count] for name, values in parts[0].items()}
         return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+    def _inputs(self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Mapping[str, Images]:
+        """What the graph takes, by name."""
+        specs = self.metadata.inputs
+        if not isinstance(images, Mapping):
+            if len(specs) > 1:
+                names = ", ".join(spec.name for spec in specs)
+                raise DataError(f"the artifact takes {names}: give each by name, {{name: array}}")
+            images = {specs[0].name: images}
+        elif set(images) != {spec.name for spec in specs}:
+            names = ", ".join(spec.name for spec in specs)
+            raise DataError(f"the inputs are {', '.join(images)}, the artifact takes {names}")
+        given = {
+            spec.name: as_images(images[spec.name], ("batch", *spec.shape[1:]), "the artifact")
+            for spec in specs
+        }
+        counts = {name: len(rows) for name, rows in given.items()}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"the inputs have {counts} rows, expected equally many of each")
+        return given
 
     def _check_process(self) -> None:
         if not self.survives_fork and self._opened_by not in (None, os.getpid()):

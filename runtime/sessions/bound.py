@@ -47,6 +47,11 @@ class BoundBatch:
         if batch < 1 or (isinstance(fixed, int) and batch != fixed):
             expected = fixed if isinstance(fixed, int) else "at least 1"
             raise DataError(f"a batch of {batch} cannot be bound, expected {expected}")
+        if len(metadata.inputs) > 1:
+            raise DataError(
+                f"only one input can be bound, and the artifact takes {len(metadata.inputs)}: "
+                "run its session instead"
+            )
         self._session = session
         self._binding = session.io_binding()
         [given] = metadata.inputs

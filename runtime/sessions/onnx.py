@@ -164,15 +164,14 @@ class OrtSession(Session):
         graph = None if self._graphs is None else next(self._graphs)
         return BoundBatch(self._session, self.metadata, batch, self.device, graph)
 
-    def _compute(self, images: Images) -> Arrays:
+    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
         names = [spec.name for spec in self.metadata.outputs]
         try:
-            values = self._session.run(
-                names, {self.metadata.inputs[0].name: images}, self._run_options
-            )
+            values = self._session.run(names, inputs, self._run_options)
         except _ERRORS as error:
+            count = len(next(iter(inputs.values())))
             raise ArtifactError(
-                f"onnxruntime failed on a batch of {len(images)}: {first_line(error)}"
+                f"onnxruntime failed on a batch of {count}: {first_line(error)}"
             ) from error
         return dict(zip(names, values, strict=True))
 

@@ -31,7 +31,7 @@ class Loaded:
     """
 
     document: str
-    call: Callable[[Tensor], Sequence[Tensor]]
+    call: Callable[..., Sequence[Tensor]]
     nodes: Sequence[tuple[str, str]]
 
 
@@ -99,16 +99,19 @@ class TorchSession(Session):
         """Operators of the graph's nodes."""
         return Counter(operator for _, operator in self._nodes)
 
-    def _compute(self, images: Images) -> Arrays:
+    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
         # torch shares memory, and only that which is writable and goes forward.
-        shared = torch.from_numpy(np.require(images, requirements=("C", "W")))
+        shared = [
+            torch.from_numpy(np.require(inputs[spec.name], requirements=("C", "W")))
+            for spec in self.metadata.inputs
+        ]
         try:
             with torch.inference_mode():
-                values = self._call(shared.to(self.device))
+                values = self._call(*(rows.to(self.device) for rows in shared))
                 arrays = [value.cpu().numpy() for value in values]
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
-                f"torch failed on a batch of {len(images)}: {_last_line(error)}"
+                f"torch failed on a batch of {len(shared[0])}: {_last_line(error)}"
             ) from error
         return dict(zip((spec.name for spec in self.metadata.outputs), arrays, strict=False))
 
@@ -118,21 +121,21 @@ class TorchSession(Session):
         torch's graphs do not declare shapes that could be read. Nothing is computed: what a graph
         makes of its own weights could take any memory.
         """
-        batch, *image_shape = self.metadata.inputs[0].shape
-        fixed = batch if isinstance(batch, int) else None
+        fixed = self.metadata.fixed_batch
         expected = [(spec.dtype, spec.shape[1:]) for spec in self.metadata.outputs]
 
         def count(images: int) -> int:
-            shape = [fixed or images, *map(int, image_shape)]
+            batch = fixed or images
+            shapes = [[batch, *map(int, spec.shape[1:])] for spec in self.metadata.inputs]
             try:
-                values, elements = shapes_of(self._call, shape)
+                values, elements = shapes_of(self._call, shapes)
                 found = [(str(v.dtype).removeprefix("torch."), tuple(v.shape)) for v in values]
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                 raise ArtifactError(
                     f"{path}: the metadata contradicts the graph, which does not take "
-                    f"{shape} images: {_last_line(error)}; export it again"
+                    f"{', '.join(map(str, shapes))}: {_last_line(error)}; export it again"
                 ) from error
-            if found != [(dtype, (shape[0], *sizes)) for dtype, sizes in expected]:
+            if found != [(dtype, (batch, *sizes)) for dtype, sizes in expected]:
                 raise ArtifactError(
                     f"{path}: the metadata contradicts the graph: its outputs are {found}, the "
                     f"metadata says {expected} for each image; export it again"

@@ -15,13 +15,13 @@ _MOST_VALUES = 64  # of a tensor that sizes are computed with
 
 
 def shapes_of(
-    call: Callable[[Tensor], Sequence[Tensor]], shape: Sequence[int]
+    call: Callable[..., Sequence[Tensor]], shapes: Sequence[Sequence[int]]
 ) -> tuple[Sequence[Tensor], int]:
-    """Run a network on images that have a shape and nothing else.
+    """Run a network on inputs that have a shape and nothing else.
 
     Args:
         call: the network.
-        shape: of the images.
+        shapes: of the inputs, in order.
 
     Returns:
         Its outputs, which have types and shapes alone, and the number of elements of all tensors
@@ -33,7 +33,7 @@ def shapes_of(
     # Optimised, TorchScript would compute what is constant in it first.
     plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
     with torch.no_grad(), plain, _Shapes() as counted:
-        return call(torch.empty(*shape, device=_META)), counted.elements
+        return call(*(torch.empty(*shape, device=_META) for shape in shapes)), counted.elements
 
 
 class _Shapes(TorchDispatchMode):

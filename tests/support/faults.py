@@ -9,6 +9,7 @@ from onnx import numpy_helper
 import capsnet
 from capsnet.checkpoint import save_checkpoint
 from capsnet.jobs import locate_fault
+from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.request import Request
 
 
@@ -25,5 +26,5 @@ def first_wrong_stage(
     tensor.CopyFrom(numpy_helper.from_array(changed, weight))
     onnx.save(graph, artifact)
     assert not capsnet.verify(artifact, model, images=images, device="cpu").passed
-    stages = locate_fault(artifact, Request(checkpoint, data, device="cpu"))
+    stages = locate_fault(artifact, Request(NetworkSource(checkpoint), data, device="cpu"))
     return next(stage.name for stage in stages if not stage.passed)

@@ -8,6 +8,7 @@ from support.artifacts import onnx_bytes
 from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
+from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.request import Request
@@ -26,11 +27,13 @@ def request_in(
     folder: Path,
     checkpoint: str = "model.safetensors",
     images: str | None = "images.npy",
+    definitions: tuple[Path, ...] = (),
     **options: object,
 ) -> Request:
     """A request for files of the folder, on the CPU."""
     where = None if images is None else folder / images
-    return Request(folder / checkpoint, where, device="cpu", **options)
+    network = NetworkSource(folder / checkpoint, definitions=definitions)
+    return Request(network, where, device="cpu", **options)
 
 
 def verify(folder: Path, artifact: str = "model.onnx", **changes: object) -> Certificate:

@@ -22,6 +22,7 @@ from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
 from capsnet.export.options import ExportOptions
+from capsnet.networks import NetworkSource
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.proof.parity import compare
 from capsnet.runtime.proof.proof import prove
@@ -45,7 +46,9 @@ def folder(tmp_path):
 
 
 def judged(folder, name):
-    request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
+    request = Request(
+        NetworkSource(folder / "model.safetensors"), folder / "images.npy", device="cpu"
+    )
     return prove(folder / name, request).certificate
 
 
@@ -318,6 +321,8 @@ def test_bundled_model_in_int8_is_small_and_proven(tmp_path):
         lower(model, precision="int8"), path, ExportOptions(calibration=mnist_calibration_images())
     )
     assert path.stat().st_size <= 0.35 * single.stat().st_size
-    certificate = prove(path, Request(BUNDLED["mnist"], samples=64, device="cpu")).certificate
+    certificate = prove(
+        path, Request(NetworkSource(BUNDLED["mnist"]), samples=64, device="cpu")
+    ).certificate
     assert certificate.passed, certificate.failures
     assert certificate.parity.accuracy.candidate >= 0.96

@@ -8,6 +8,7 @@ import torch
 from support.artifacts import metadata_for
 from support.networks import SMALL, lively_model, random_images
 
+from capsnet.own import OwnNetwork
 from capsnet.runtime.proof.hard_inputs import HardInputs, near_ties
 from capsnet.runtime.proof.reference import EagerModel
 
@@ -172,17 +173,29 @@ def test_suite_of_a_network_that_classifies_nothing_has_no_ties(references):
     assert all(result.passed for result in results)
 
 
-def test_network_without_convolutions_has_one_order():
-    class Plain(torch.nn.Module):
-        decoder = None
+class Plain(torch.nn.Module):
+    """A user's own network, without a stem whose channels could be permuted."""
 
-        def forward(self, images):
-            return images.mean(dim=(1, 2, 3))[:, None], images[:, :1, :1, 0]
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 5, 7)
+        self.last = torch.nn.Linear(5 * 22 * 22, 3)
 
-    model = EagerModel(Plain(), torch.float32)
-    images = random_images(SMALL, 4)
-    for name, values in model.run(images).items():
-        assert model.run(images, order=5)[name] is values
+    def forward(self, image):
+        return self.last(self.conv(image).flatten(1))
+
+
+def test_network_without_a_stem_sums_in_another_order_as_well():
+    module, images = Plain().eval(), random_images(SMALL, 20)
+    network = OwnNetwork(module, {"image": torch.from_numpy(images)})
+    golden = EagerModel(network, torch.float64)
+    first = golden.run(images)["output"]
+    assert golden.run(images, order=5)["output"].base is first.base
+    model = EagerModel(network, torch.float32)
+    runs = [model.run(images, order=order)["output"] for order in range(3)]
+    assert not np.array_equal(runs[0], runs[1])
+    for found in runs:
+        np.testing.assert_allclose(found, first, atol=2e-6)
 
 
 def test_reference_leaves_its_model_as_it_is():

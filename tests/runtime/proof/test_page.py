@@ -11,6 +11,7 @@ from support.artifacts import edited, onnx_bytes, with_weight
 from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
+from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.page import render
 from capsnet.runtime.proof.proof import Prover
 from capsnet.runtime.proof.request import Request
@@ -40,7 +41,10 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def proofs(folder):
     request = Request(
-        folder / "model.safetensors", folder / "images.npy", device="cpu", details=True
+        NetworkSource(folder / "model.safetensors"),
+        folder / "images.npy",
+        device="cpu",
+        details=True,
     )
     prover = Prover(request)
     return [prover.prove(folder / name) for name in ("model.onnx", "<b>wrong.onnx")]

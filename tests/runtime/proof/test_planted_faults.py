@@ -17,6 +17,7 @@ from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import LoweredCapsNet, lower
 from capsnet.export.options import ExportOptions
+from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.request import Request
 
@@ -140,7 +141,9 @@ def folder(tmp_path_factory):
 
 def verdict(folder, artifact):
     """The verdict, and everything that was said."""
-    request = Request(folder / "model.safetensors", folder / "images.npy", device="cpu")
+    request = Request(
+        NetworkSource(folder / "model.safetensors"), folder / "images.npy", device="cpu"
+    )
     try:
         certificate = prove(artifact, request).certificate
     except CapsNetError as error:
@@ -238,7 +241,7 @@ def judged_as_int8(quantised, change=None):
         content = edited(content, with_weight(name, change))
     (quantised / "changed.onnx").write_bytes(content)
     request = Request(
-        quantised / "model.safetensors",
+        NetworkSource(quantised / "model.safetensors"),
         quantised / "images.npy",
         device="cpu",
         labels=quantised / "labels.npy",

@@ -23,6 +23,7 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
 from capsnet.export.options import ExportOptions
 from capsnet.files import file_sha256
+from capsnet.networks import NetworkSource
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.certificate import certificate_path, write_certificate
 from capsnet.runtime.proof.collect import SAMPLE, orders_for
@@ -144,7 +145,7 @@ def test_bundled_checkpoint_is_exported_proven_and_accurate(tmp_path):
         tmp_path / "model.onnx",
         ExportOptions(checkpoint_sha256=file_sha256(BUNDLED["mnist"])),
     )
-    request = Request(BUNDLED["mnist"], samples=20, device="cpu")
+    request = Request(NetworkSource(BUNDLED["mnist"]), samples=20, device="cpu")
     certificate = prove(tmp_path / "model.onnx", request).certificate
     assert certificate.passed
     assert certificate.parity.agreement == 1

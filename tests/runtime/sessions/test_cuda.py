@@ -10,6 +10,7 @@ from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.formats.pt2 import to_exported_program
 from capsnet.export.formats.torchscript import to_torchscript
 from capsnet.export.lower import lower
+from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.sessions.cuda import CUDA, why_no_cuda
@@ -42,7 +43,9 @@ def test_every_node_runs_on_cuda_and_the_numbers_are_right(tmp_path, name, preci
     np.save(tmp_path / "images.npy", random_images(SMALL, 40))
     export(name, model, tmp_path / "model", precision)
     assert set(open_session(tmp_path / "model", "cuda").providers()) == {ON_CUDA[name]}
-    request = Request(tmp_path / "model.safetensors", tmp_path / "images.npy", device="cuda")
+    request = Request(
+        NetworkSource(tmp_path / "model.safetensors"), tmp_path / "images.npy", device="cuda"
+    )
     certificate = prove(tmp_path / "model", request).certificate
     assert certificate.passed, certificate.failures
     assert certificate.device == "cuda"
