@@ -28,28 +28,35 @@ class LoweredDynamic(LoweredLayer):
         routing: form, one of ``capsnet.layers.dense_routing.ROUTINGS``.
     """
 
+    bias: Tensor | None
+
     def __init__(self, layer: DynamicCapsules, given: Given, routing: str) -> None:
         super().__init__()
         count = layer.config.routing_iterations
         self.routing = routing
         self.forms = {"routing": routing}
-        # Every iteration but the first couples by a softmax.
-        self.claims = (Claim(f"routing of {count} iterations", COUPLINGS, count - 1, count - 1),)
+        # Every iteration but the first couples by a softmax; a leaky one has the exponential of the
+        # logit that is always zero beside those of the others.
+        self.leaky = layer.leaky
+        couplings = (count - 1) * (2 if layer.leaky else 1)
+        self.claims = (Claim(f"routing of {count} iterations", COUPLINGS, couplings, couplings),)
         self._dim_first = given.layout.dim_first
         weight = layer.weight.detach()
         if given.layout.places is not None:
             weight = weight[given.layout.places.argsort()]
         # Input capsules innermost in memory: torch sums few images' products in several parts so.
         self.register_buffer("weight", pack_weight(weight).mT.contiguous().mT)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.iterations = nn.ModuleList(Squash() for _ in range(count))
 
     def forward(self, capsules: Tensor) -> Tensor:
         if not self._dim_first:
             capsules = capsules.mT
-        weight = self.get_buffer("weight")
+        weight, bias = self.get_buffer("weight"), self.bias
         if weight.dtype != capsules.dtype:  # stored in float16, computed in float32
             weight = weight.to(capsules.dtype)
-        return ROUTINGS[self.routing](capsules, weight, self.iterations)
+            bias = None if bias is None else bias.to(capsules.dtype)
+        return ROUTINGS[self.routing](capsules, weight, self.iterations, bias, self.leaky)
 
     def stages(self) -> Mapping[str, nn.Module]:
         return iteration_stages(self.iterations)
