@@ -81,7 +81,7 @@ class DynamicCapsules(nn.Module):
 
     def route(self, votes: Tensor) -> Tensor:
         """Route votes (u_hat) ``[batch, in_capsules, capsules, dim]``, by procedure 1."""
-        logits = torch.zeros_like(votes[..., 0])
+        logits = self.initial_logits(votes)
         outputs = torch.zeros_like(votes[:, 0])
         for squash in self.iterations:
             coupling = self.couple(logits)
@@ -89,6 +89,10 @@ class DynamicCapsules(nn.Module):
             outputs = squash(inputs if self.bias is None else inputs + self.bias)
             logits = logits + torch.einsum("bioh,boh->bio", votes, outputs)
         return outputs
+
+    def initial_logits(self, votes: Tensor) -> Tensor:
+        """The logits ``[batch, in_capsules, capsules]`` of the first iteration."""
+        return torch.zeros_like(votes[..., 0])
 
     def couple(self, logits: Tensor) -> Tensor:
         """Coupling coefficients of logits, both ``[batch, in_capsules, capsules]``."""

@@ -1,0 +1,58 @@
+"""Importing: weights that another project trained, as a network of this toolkit."""
+
+from pathlib import Path
+
+import safetensors
+from torch import Tensor
+
+from capsnet.checkpoint import assembled, read_safetensors, translated
+from capsnet.errors import CheckpointError
+from capsnet.files import read_file
+from capsnet.importers import LAYOUTS
+from capsnet.importers.weights import Given, Weights
+from capsnet.model import CapsNet
+from capsnet.state_dict import read_state_dict
+
+__all__ = ["import_network", "read_tensors"]
+
+
+def import_network(
+    layout: str, source: Path | str, given: Given | None = None
+) -> tuple[CapsNet, tuple[str, ...]]:
+    """Read a network that another project trained.
+
+    Args:
+        layout: one of :data:`capsnet.importers.LAYOUTS`.
+        source: a ``state_dict`` of torch (``.pt``, ``.pth``), or a safetensors file; recognised by
+            content.
+        given: what the file does not say; None for nothing.
+
+    Returns:
+        The network in float32, in evaluation mode, which computes what that project's code does;
+        and what was assumed of it, in words.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or its tensors do not fit the layout.
+    """
+    path = Path(source)
+    weights = Weights(read_tensors(path), given or Given())
+    config, tensors = translated(path, weights, LAYOUTS[layout])
+    return assembled(path, config, tensors), tuple(weights.assumed)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file, by name, in its order; nothing in it is executed.
+
+    Raises:
+        CheckpointError: if it cannot be read, or holds anything else.
+    """
+    try:
+        content = read_file(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; give a file") from error
+    if content[8:9] != b"{":
+        return read_state_dict(path, content)
+    try:
+        return read_safetensors(content)[1]
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read {path}: truncated or damaged ({error})") from error
