@@ -151,7 +151,7 @@ def _finite(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor
             f"{path}: tensor {name} is {tensor.dtype} ({tensor.layout}), "
             f"expected dense {'floating-point numbers' if dtype.is_floating_point else dtype}"
         )
-    tensor = tensor.to(dtype)
+    tensor = tensor.to(dtype).contiguous()
     if not tensor.isfinite().all():
         raise CheckpointError(
             f"{path}: tensor {name} holds NaN or infinity in float32; retrain or repair"

@@ -449,8 +449,8 @@ def test_a_bare_state_dict_of_this_toolkits_network_names_what_saves_it(tmp_path
     "wrap",
     [
         lambda encoder, decoder: {"state_dict": {"encoder": encoder, "decoder": decoder}},
-        lambda encoder, decoder: {"model_state_dict": encoder, "epoch": 3},
-        lambda encoder, decoder: {f"module.encoder.{name}": t for name, t in encoder.items()},
+        lambda encoder, _: {"model_state_dict": encoder, "epoch": 3},
+        lambda encoder, _: {f"module.encoder.{name}": t for name, t in encoder.items()},
         lambda encoder, decoder: {
             **{f"encoder.{name}": t for name, t in encoder.items()},
             **{f"decoder.{name}": t for name, t in decoder.items()},

@@ -57,6 +57,12 @@ def _three(
     callback=_three,
     help="Channels, height and width.  [default: square images]",
 )
+@click.option(
+    "--mapping",
+    type=FILE,
+    metavar="FILE.toml",
+    help="Where each tensor is, for --layout mapping.",
+)
 @with_output
 def import_command(
     out: Output,
@@ -65,6 +71,7 @@ def import_command(
     output: Path,
     routing_iterations: int | None,
     image_shape: tuple[int, int, int] | None,
+    mapping: Path | None,
 ) -> None:
     """Make a checkpoint of weights that another project trained.
 
@@ -77,7 +84,9 @@ def import_command(
     from capsnet.importers.reading import import_network
     from capsnet.importers.weights import Given
 
-    given = Given(routing_iterations, image_shape)
+    if (layout == "mapping") != (mapping is not None):
+        raise click.UsageError("--mapping FILE.toml and --layout mapping go together")
+    given = Given(routing_iterations, image_shape, mapping)
     model, assumed = import_network(layout, source, given)
     project = LAYOUTS[layout].project
     origin = {"project": project, "assumed": list(assumed)}

@@ -25,7 +25,7 @@ from capsnet.data.source import ImageShape, Source, damaged, reading
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz", "read_npy"]
+__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz", "read_npy", "read_npz"]
 
 _LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
 _GATHERED = 2**25  # bytes of images that are gathered at once
@@ -67,6 +67,36 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
             raise damaged(name, f"its header asks for {expected} bytes of data")
         order: Literal["F", "C"] = "F" if header.fortran_order else "C"
         return np.frombuffer(file.read(), header.dtype).reshape(header.shape, order=order)
+
+
+def read_npz(path: Path, most_bytes: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in an ``.npz`` file, by name.
+
+    Args:
+        path: the file.
+        most_bytes: that all arrays may have together; a few compressed ones may claim any number.
+
+    Raises:
+        DataError: if it holds anything else, or more, or cannot be read.
+    """
+    found: dict[str, npt.NDArray[Any]] = {}
+    with reading(str(path)), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(info.file_size for info in members) > most_bytes:
+            raise damaged(str(path), f"its arrays claim more than {most_bytes} bytes")
+        for info in members:
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename or name in found:
+                raise damaged(str(path), f"{info.filename} is not an array, or there are two")
+            with archive.open(info) as stream:
+                header = _read_npy_header(stream, f"{path}:{name}")
+                expected = math.prod(header.shape) * header.dtype.itemsize
+                if info.file_size != stream.tell() + expected:
+                    raise damaged(f"{path}:{name}", f"its header asks for {expected} bytes")
+                order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+                values = np.frombuffer(stream.read(), header.dtype)
+                found[name] = values.reshape(header.shape, order=order)
+    return found
 
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:

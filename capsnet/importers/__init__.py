@@ -55,6 +55,21 @@ LAYOUTS = {
             deferred("capsnet.importers.cedrickchee:translate"),
             "digits.weight",
         ),
+        Layout(
+            "xifengguo",
+            "XifengGuo/CapsNet-Keras",
+            deferred("capsnet.importers.xifengguo:translate"),
+        ),
+        Layout(
+            "efficient-capsnet",
+            "EscVM/Efficient-CapsNet",
+            deferred("capsnet.importers.efficient_capsnet:translate"),
+        ),
+        Layout(
+            "mapping",
+            "any project, described in a file (--mapping FILE.toml)",
+            deferred("capsnet.importers.mapping:translate"),
+        ),
     )
 }
 """The layouts by name."""

@@ -35,7 +35,7 @@ class TrainedLogits(DynamicCapsules):
 
     def initial_logits(self, votes: Tensor) -> Tensor:
         """``[batch, in_capsules, capsules]``."""
-        return self.logits.expand(len(votes), -1, -1)
+        return super().initial_logits(votes) + self.logits
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,10 +20,12 @@ class Given:
     Attributes:
         routing_iterations: as the other project counts them; None for what it does by default.
         image_shape: channels, height and width; None for square images.
+        mapping: a file that describes the layout ``mapping``; the others take none.
     """
 
     routing_iterations: int | None = None
     image_shape: tuple[int, int, int] | None = None
+    mapping: Path | None = None
 
 
 @dataclass

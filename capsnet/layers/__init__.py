@@ -20,6 +20,9 @@ KINDS = {
     "softmax-lengths": "capsnet.importers.gram_ai",
     "normalised": "capsnet.importers.cedrickchee",
     "across-capsules": "capsnet.importers.cedrickchee",
+    "keras-primary": "capsnet.importers.keras",
+    "keras-dynamic": "capsnet.importers.keras",
+    "keras-lengths": "capsnet.importers.keras",
 }
 """Module of each kind, which holds its configuration and its readable form; what is odd about a
 network of another project is in its importer. ``capsnet.export.lowering`` has a module of the same

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.foreign import CHANNELS, SIDE, TORCH
+from support.foreign import KERAS, SIDE, TORCH, write_keras, write_torch
 
 import capsnet
 from capsnet.checkpoint import load_checkpoint, save_checkpoint
@@ -11,97 +11,116 @@ from capsnet.errors import CheckpointError
 from capsnet.importers.reading import import_network
 from capsnet.importers.weights import Given
 
-IMAGES = np.random.default_rng(0).random((3, CHANNELS, SIDE, SIDE), np.float32)
+FOREIGN = TORCH | KERAS
+ROUTED = [name for name in FOREIGN if name != "efficient-capsnet"]
 
 
 def state_of(name):
-    return {key: torch.from_numpy(values) for key, values in TORCH[name].weights().items()}
+    return {key: torch.from_numpy(values) for key, values in FOREIGN[name].weights().items()}
 
 
-def imported(name, state, tmp_path, **given):
-    torch.save(state, tmp_path / "theirs.pt")
-    return import_network(name.partition(",")[0], tmp_path / "theirs.pt", Given(**given))
+def imported(name, weights, tmp_path, **given):
+    """The network of a layout, and what was assumed, of weights by their names."""
+    if name in KERAS:
+        pytest.importorskip("h5py")
+        path, write = tmp_path / "theirs.h5", write_keras
+    else:
+        path, write = tmp_path / "theirs.pt", write_torch
+    write(path, weights)
+    return import_network(name.partition(",")[0], path, Given(**given))
 
 
-def outputs(model):
+def images_of(name, count=3):
+    channels = 2 if name in KERAS else 1
+    return np.random.default_rng(0).random((count, channels, SIDE, SIDE), np.float32)
+
+
+def outputs(model, name):
+    images = torch.from_numpy(images_of(name)).double()
     with torch.no_grad():
-        found = model.double().outputs_by_name(torch.from_numpy(IMAGES).double())
+        found = model.double().outputs_by_name(images)
     return {output: values.numpy() for output, values in found.items()}
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, None])
-@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("name", FOREIGN)
 def test_an_import_computes_what_that_projects_code_does(name, iterations, tmp_path):
-    foreign = TORCH[name]
-    model, assumed = imported(name, state_of(name), tmp_path, routing_iterations=iterations)
-    found = outputs(model)
-    theirs = foreign.compute(foreign.weights(), IMAGES.astype(np.float64), iterations or 3)
+    weights = FOREIGN[name].weights()
+    model, assumed = imported(name, weights, tmp_path, routing_iterations=iterations)
+    found = outputs(model, name)
+    theirs = FOREIGN[name].compute(weights, images_of(name).astype(np.float64), iterations or 3)
     for output, values in zip(("lengths", "capsules", "reconstruction"), theirs, strict=True):
         if values is not None:
             expected = values.reshape(found[output].shape)
             np.testing.assert_allclose(found[output], expected, rtol=0, atol=1e-10, err_msg=output)
-    assert any("3 routing iterations" in words for words in assumed) == (iterations is None)
+    said = any("3 routing iterations" in words for words in assumed)
+    assert said == (iterations is None and name in ROUTED)
 
 
-@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("name", ROUTED)
 def test_the_number_of_iterations_matters_to_the_comparison(name, tmp_path):
+    weights = FOREIGN[name].weights()
     found = [
-        outputs(imported(name, state_of(name), tmp_path, routing_iterations=count)[0])
+        outputs(imported(name, weights, tmp_path, routing_iterations=count)[0], name)
         for count in (2, 3)
     ]
     assert np.abs(found[0]["capsules"] - found[1]["capsules"]).max() > 1e-3
     assert found[0]["lengths"].std() > 1e-3
 
 
-@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("name", FOREIGN)
 def test_an_imported_network_is_a_checkpoint_like_any_other(name, tmp_path):
-    model, _ = imported(name, state_of(name), tmp_path)
+    model, _ = imported(name, FOREIGN[name].weights(), tmp_path)
     save_checkpoint(model, tmp_path / "ours.safetensors")
     loaded = load_checkpoint(tmp_path / "ours.safetensors")
     assert loaded.config == model.config
-    for output, values in outputs(loaded).items():
-        np.testing.assert_array_equal(values, outputs(model)[output])
+    for output, values in outputs(loaded, name).items():
+        np.testing.assert_array_equal(values, outputs(model, name)[output])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("name", FOREIGN)
 def test_an_imported_network_is_exported_and_proven(name, tmp_path):
-    model, _ = imported(name, state_of(name), tmp_path)
-    images = np.random.default_rng(1).random((24, *model.config.image_shape), np.float32)
+    model, _ = imported(name, FOREIGN[name].weights(), tmp_path)
     certificate = capsnet.export_model(
         model,
         tmp_path / "a.onnx",
-        images=images,
+        images=images_of(name, 24),
         reconstruction=model.decoder is not None,
         device="cpu",
     )
     assert certificate.passed
 
 
-@pytest.mark.parametrize("name", TORCH)
+# Without these there are fewer layers, or no decoder: another network of that project.
+OPTIONAL = ("fc1.weight", "decoder.0.weight", "second.input_caps2U.weight")
+OPTIONAL += ("dense_11/kernel", "dense_2/kernel", "/gamma", "conv2d_3/kernel", "fc_caps/W")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
 def test_a_tensor_that_is_missing_or_does_not_fit_is_named(name, tmp_path):
-    state = state_of(name)
-    # Without these there is one layer, or no decoder.
-    optional = ("reconstruction_net.fc1.weight", "decoder.0.weight", "decoder.fc1.weight")
-    optional += ("encoder.second.input_caps2U.weight",)
-    for key, tensor in state.items():
-        inner = key.removeprefix("capsnet.").removeprefix("encoder.")
-        inner = inner.removeprefix("reconstruction_net.")
-        wrong = torch.zeros(*tensor.shape, 2)
+    weights = FOREIGN[name].weights()
+    for key, values in weights.items():
+        inner = key
+        for prefix in ("capsnet.", "encoder.", "reconstruction_net."):
+            inner = inner.removeprefix(prefix)
+        wrong = values[..., None]
         with pytest.raises(CheckpointError) as caught:
-            imported(name, {**state, key: wrong}, tmp_path)
+            imported(name, weights | {key: wrong}, tmp_path)
         assert f"{inner} has shape {list(wrong.shape)}, expected [" in str(caught.value)
-        if key not in optional:
+        if not key.endswith(OPTIONAL):
             with pytest.raises(CheckpointError) as caught:
-                imported(name, {k: t for k, t in state.items() if k != key}, tmp_path)
-            assert f"{inner} is missing, expected of shape [" in str(caught.value)
+                imported(name, {k: v for k, v in weights.items() if k != key}, tmp_path)
+            if name in TORCH:  # Keras numbers layers: the next one stands in for what is missing
+                assert f"{inner} is missing, expected of shape [" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", TORCH)
+@pytest.mark.parametrize("name", FOREIGN)
 def test_a_tensor_that_is_not_expected_is_named(name, tmp_path):
-    state = {**state_of(name), "more.weight": torch.zeros(2, 3)}
-    with pytest.raises(CheckpointError, match=r"more.weight, of shape \[2, 3\], is not expected"):
-        imported(name, state, tmp_path)
+    key = "more/weight" if name in KERAS else "more.weight"
+    weights = {**FOREIGN[name].weights(), key: np.zeros((2, 3), np.float32)}
+    with pytest.raises(CheckpointError, match=rf"{key}, of shape \[2, 3\], is not expected"):
+        imported(name, weights, tmp_path)
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -115,15 +134,17 @@ def test_a_tensor_that_is_not_expected_is_named(name, tmp_path):
     ],
 )
 def test_what_training_scripts_wrap_around_weights_is_taken_off(name, wrap, tmp_path):
-    plain, _ = imported(name, state_of(name), tmp_path)
-    wrapped, _ = imported(name, wrap(state_of(name)), tmp_path)
+    plain, _ = imported(name, FOREIGN[name].weights(), tmp_path)
+    torch.save(wrap(state_of(name)), tmp_path / "wrapped.pt")
+    wrapped, _ = import_network(name.partition(",")[0], tmp_path / "wrapped.pt")
     assert wrapped.config == plain.config
     for key, tensor in plain.state_dict().items():
         assert torch.equal(wrapped.state_dict()[key], tensor)
 
 
 def test_the_shape_of_the_images_decides_where_weights_do_not(tmp_path):
-    state = {k: t for k, t in state_of("adambielski").items() if "reconstruction" not in k}
+    weights = FOREIGN["adambielski"].weights()
+    state = {k: v for k, v in weights.items() if "reconstruction" not in k}
     model, assumed = imported("adambielski", state, tmp_path)
     assert model.config.image_shape == (1, 12, 12)
     assert "images of 12x12 (--image-shape)" in assumed
@@ -146,4 +167,4 @@ def test_the_shape_of_the_images_decides_where_weights_do_not(tmp_path):
 )
 def test_images_that_do_not_fit_are_refused(shape, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
-        imported("adambielski", state_of("adambielski"), tmp_path, image_shape=shape)
+        imported("adambielski", FOREIGN["adambielski"].weights(), tmp_path, image_shape=shape)

@@ -17,6 +17,7 @@ from capsnet.errors import ConfigError
 from capsnet.importers.adambielski import TrainedLogitsConfig
 from capsnet.importers.cedrickchee import AcrossCapsulesConfig, NormalisedConfig
 from capsnet.importers.gram_ai import InputCoupledConfig, SoftmaxLengthsConfig
+from capsnet.importers.keras import KerasDynamicConfig, KerasLengthsConfig, KerasPrimaryConfig
 from capsnet.layers import KINDS
 from capsnet.layers.activated import ActivatedConfig
 from capsnet.layers.attention import AttentionConfig
@@ -50,6 +51,9 @@ LAYERS = {
     "softmax-lengths": SoftmaxLengthsConfig(),
     "normalised": NormalisedConfig(8, 5, 0.1307, 0.3081),
     "across-capsules": AcrossCapsulesConfig(4, 8),
+    "keras-primary": KerasPrimaryConfig(4, 8),
+    "keras-dynamic": KerasDynamicConfig(10, 16),
+    "keras-lengths": KerasLengthsConfig(),
 }
 
 
@@ -113,6 +117,9 @@ def test_another_sort_of_layer_is_refused_where_one_is_asked_for():
         (SoftmaxLengthsConfig(), (36, 4), (36, 5)),
         (NormalisedConfig(5, 3, 0.5, 0.5), (2, 9, 11), (5, 7, 9)),
         (AcrossCapsulesConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
+        (KerasPrimaryConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
+        (KerasDynamicConfig(6, 5), (36, 4), (6, 5)),
+        (KerasLengthsConfig(), (36, 4), (36, 5)),
     ],
 )
 def test_a_layer_gives_the_shape_that_its_configuration_says(layer, shape, expected):

@@ -265,3 +265,164 @@ TORCH = {
     "cedrickchee": Foreign(_cedrickchee_weights, _cedrickchee),
 }
 """Layouts of torch's files, by their names up to the comma."""
+
+
+# Keras: XifengGuo/CapsNet-Keras and EscVM/Efficient-CapsNet, images and kernels with channels last
+
+_COLOURS = 2  # so that the order of channels and pixels matters
+
+
+def _dense_weights(names: tuple[str, ...]) -> dict[str, npt.NDArray[np.float32]]:
+    sizes = (CLASSES * CLASS_DIM, *HIDDEN, _COLOURS * SIDE * SIDE)
+    found = {}
+    for name, before, after in zip(names, sizes[:-1], sizes[1:], strict=True):
+        found[f"{name}/kernel"] = _random(before, after, scale=0.5)
+        found[f"{name}/bias"] = _random(after)
+    return found
+
+
+def _kernel(name: str, size: int, before: int, after: int) -> dict[str, npt.NDArray[np.float32]]:
+    scale = 1.5 / (size * size * before) ** 0.5
+    return {
+        f"{name}/kernel": _random(size, size, before, after, scale=scale),
+        f"{name}/bias": _random(after, scale=0.2),
+    }
+
+
+def _keras_convolved(weights: Weights, name: str, features: Array, stride: int) -> Array:
+    """Features with channels last, as are the kernels."""
+    kernel = weights[f"{name}/kernel"].astype(np.float64)
+    size, after = kernel.shape[0], kernel.shape[3]
+    height, width = ((n - size) // stride + 1 for n in features.shape[1:3])
+    result = np.empty((len(features), height, width, after))
+    for row in range(height):
+        for column in range(width):
+            top, left = row * stride, column * stride
+            window = features[:, top : top + size, left : left + size]
+            result[:, row, column] = np.tensordot(window, kernel, axes=((1, 2, 3), (0, 1, 2)))
+    return result + weights[f"{name}/bias"].astype(np.float64)
+
+
+def _keras_decoded(weights: Weights, capsules: Array, names: tuple[str, ...]) -> Array:
+    values = _only_longest(capsules).reshape(len(capsules), -1)
+    for name in names:
+        values = values @ weights[f"{name}/kernel"].astype(np.float64) + weights[f"{name}/bias"]
+        values = _relu(values) if name != names[-1] else 1 / (1 + np.exp(-values))
+    return values.reshape(len(capsules), SIDE, SIDE, _COLOURS).transpose(0, 3, 1, 2)
+
+
+_XIFENGGUO_DENSE = ("dense_9", "dense_10", "dense_11")
+
+
+def _xifengguo_weights() -> Weights:
+    return {
+        **_kernel("conv1", KERNEL, _COLOURS, STEM),
+        **_kernel("primarycap_conv2d", 3, STEM, GROUPS * DIM),
+        "digitcaps/W": _random(CLASSES, INPUTS, CLASS_DIM, DIM, scale=0.8),
+        **_dense_weights(_XIFENGGUO_DENSE),
+    }
+
+
+def _xifengguo(weights: Weights, images: Array, iterations: int):
+    features = _relu(_keras_convolved(weights, "conv1", images.transpose(0, 2, 3, 1), 1))
+    maps = _keras_convolved(weights, "primarycap_conv2d", features, 2)
+    matrix = weights["digitcaps/W"].astype(np.float64)
+    capsules = np.empty((len(images), CLASSES, CLASS_DIM))
+    for image, values in enumerate(maps.reshape(len(images), -1, DIM)):
+        poses = [_usual_squash(pose, 1e-7) for pose in values]
+        votes = np.array([[m @ p for m, p in zip(row, poses, strict=True)] for row in matrix])
+        b = np.zeros((CLASSES, INPUTS))
+        for step in range(iterations):
+            c = np.array([_softmax(column) for column in b.T]).T
+            v = np.array([_usual_squash(c[j] @ votes[j], 1e-7) for j in range(CLASSES)])
+            if step < iterations - 1:
+                b = b + np.einsum("jd,jid->ji", v, votes)
+        capsules[image] = v
+    lengths = np.sqrt((capsules**2).sum(-1) + 1e-7)
+    return lengths, capsules, _keras_decoded(weights, capsules, _XIFENGGUO_DENSE)
+
+
+_EFFICIENT_DENSE = ("dense", "dense_1", "dense_2")
+
+
+def _efficient_weights() -> Weights:
+    found = {}
+    for number, (size, before, after) in enumerate([(3, _COLOURS, 3), (3, 3, 5), (3, 5, 8)]):
+        suffix = f"_{number}" if number else ""
+        found |= _kernel(f"conv2d{suffix}", size, before, after)
+        for name in ("gamma", "beta", "moving_mean"):
+            found[f"batch_normalization{suffix}/{name}"] = _random(after, scale=0.7)
+        found[f"batch_normalization{suffix}/moving_variance"] = _random(after) ** 2 + 0.5
+    return {
+        **found,
+        **_kernel("conv2d_3", 2, 1, 8),
+        "fc_caps/W": _random(CLASSES, 2 * 4, DIM, CLASS_DIM),
+        "fc_caps/b": _random(CLASSES, 2 * 4, 1),
+        **_dense_weights(_EFFICIENT_DENSE),
+    }
+
+
+def _efficient(weights: Weights, images: Array, _: int):
+    features = images.transpose(0, 2, 3, 1)
+    for suffix, stride in (("", 1), ("_1", 1), ("_2", 2)):
+        features = _relu(_keras_convolved(weights, f"conv2d{suffix}", features, stride))
+        gamma, beta, mean, variance = (
+            weights[f"batch_normalization{suffix}/{name}"].astype(np.float64)
+            for name in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        features = gamma * (features - mean) / np.sqrt(variance + 1e-3) + beta
+    depthwise = np.stack(
+        [
+            _keras_convolved(
+                {
+                    "one/kernel": weights["conv2d_3/kernel"][..., channel : channel + 1],
+                    "one/bias": weights["conv2d_3/bias"][channel : channel + 1],
+                },
+                "one",
+                features[..., channel : channel + 1],
+                1,
+            )[..., 0]
+            for channel in range(8)
+        ],
+        axis=-1,
+    )
+
+    def squash(vector):
+        n = np.sqrt((vector**2).sum())
+        return (1 - 1 / (np.exp(n) + 1e-20)) * (vector / (n + 1e-20))
+
+    matrix, prior = (weights[f"fc_caps/{name}"].astype(np.float64) for name in ("W", "b"))
+    capsules = np.empty((len(images), CLASSES, CLASS_DIM))
+    for image, values in enumerate(depthwise.reshape(len(images), -1, DIM)):
+        poses = [squash(pose) for pose in values]
+        u = np.array([[p @ m for p, m in zip(poses, row, strict=True)] for row in matrix])
+        agreement = np.array([u[k] @ u[k].sum(axis=0) for k in range(CLASSES)]) / CLASS_DIM**0.5
+        c = np.array([_softmax(column) for column in agreement.T]).T[..., None] + prior
+        capsules[image] = [squash((u[k] * c[k]).sum(axis=0)) for k in range(CLASSES)]
+    lengths = np.sqrt((capsules**2).sum(-1) + 1e-7)
+    return lengths, capsules, _keras_decoded(weights, capsules, _EFFICIENT_DENSE)
+
+
+KERAS = {
+    "xifengguo": Foreign(_xifengguo_weights, _xifengguo),
+    "efficient-capsnet": Foreign(_efficient_weights, _efficient),
+}
+"""Layouts of Keras' files."""
+
+
+def write_torch(path, weights: Weights) -> None:
+    """As ``torch.save`` of a ``state_dict``."""
+    import torch
+
+    torch.save({name: torch.from_numpy(np.array(values)) for name, values in weights.items()}, path)
+
+
+def write_keras(path, weights: Weights) -> None:
+    """As Keras' ``save_weights``: a group for each layer, in it the layer's scope."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, values in weights.items():
+            layer = name.split("/")[0]
+            group = "decoder" if layer.startswith("dense") else layer
+            file[f"{group}/{name}:0"] = values
