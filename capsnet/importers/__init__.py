@@ -67,7 +67,7 @@ LAYOUTS = {
         ),
         Layout(
             "mapping",
-            "any project, described in a file (--mapping FILE.toml)",
+            "a project that --mapping FILE.toml describes",
             deferred("capsnet.importers.mapping:translate"),
         ),
     )

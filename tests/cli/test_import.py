@@ -57,7 +57,7 @@ def test_what_the_file_does_not_say_is_an_option(run):
 def test_the_layouts_are_listed_without_a_source(run):
     result = run("--layout", "list")
     assert result.code == 0
-    assert [line.split() for line in result.out.splitlines()] == [
+    assert [line.split(maxsplit=1) for line in result.out.splitlines()] == [
         [layout.name, layout.project] for layout in LAYOUTS.values()
     ]
 
@@ -73,6 +73,8 @@ def test_the_layouts_are_listed_without_a_source(run):
         ((*IMPORT, "--routing-iterations", "-1"), 2, "-1 is not in the range"),
         ((*IMPORT[:3], "--output", "theirs.pt"), 2, "theirs.pt"),
         (IMPORT[:3], 2, "Missing option '--output'"),
+        ((*IMPORT[:2], "mapping", *IMPORT[3:]), 2, "--layout mapping go together"),
+        ((*IMPORT, "--mapping", "theirs.pt"), 2, "--layout mapping go together"),
     ],
 )
 def test_what_cannot_be_imported_is_one_message_and_no_file(arguments, code, words, run, tmp_path):
