@@ -23,6 +23,7 @@ from capsnet.state_dict import read_state_dict
 
 __all__ = [
     "assembled",
+    "assumptions",
     "load_checkpoint",
     "read_safetensors",
     "save_checkpoint",
@@ -31,6 +32,7 @@ __all__ = [
 
 _METADATA_KEY = "capsnet"
 _SCHEMA_VERSION = 2  # version 0.1 of the toolkit wrote none
+_SUFFIX = ".safetensors"  # a file of this name is never unpickled
 _DIRECT = "readable_capsnet"  # the layout that is read without being imported first
 _OWN = "capsule_layers.0."
 
@@ -95,10 +97,22 @@ def load_checkpoint(path: Path | str) -> CapsNet:
             f"cannot read checkpoint {path}: {error.strerror}; give a checkpoint file, or the name "
             f"of a bundled one: {', '.join(BUNDLED)}"
         ) from error
-    is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
-    read = _read_safetensors if is_safetensors else _read_state_dict
-    config, tensors = read(path, content)
-    return assembled(path, config, tensors)
+    if content[8:9] == b"{" or path.suffix == _SUFFIX:
+        return assembled(path, *_read_safetensors(path, content))
+    return assembled(path, *translated(path, _readable(path, content), LAYOUTS[_DIRECT]))
+
+
+def assumptions(path: Path) -> tuple[str, ...]:
+    """What a checkpoint does not say and :func:`load_checkpoint` assumes, in words.
+
+    Args:
+        path: a file that it loads; one of this toolkit says everything.
+    """
+    if path.suffix == _SUFFIX or (content := read_file(path))[8:9] == b"{":
+        return ()
+    weights = _readable(path, content)
+    translated(path, weights, LAYOUTS[_DIRECT])
+    return tuple(weights.assumed)
 
 
 def assembled(path: Path, config: CapsNetConfig, tensors: Mapping[str, Tensor]) -> CapsNet:
@@ -195,7 +209,12 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[CapsNetConfig, dict[s
         raise CheckpointError(f"{path}: bad configuration: {error}") from error
 
 
-def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+def _readable(path: Path, data: bytes) -> Weights:
+    """The weights in a ``.pt`` file of the one layout that needs no import.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is of another layout, naming what to do.
+    """
     tensors = read_state_dict(path, data)
     if any(_OWN in name for name in tensors):
         raise CheckpointError(
@@ -211,7 +230,7 @@ def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, 
                 f"import them first, with `capsnet import --layout {layout.name} {path.name} "
                 "--output FILE.safetensors`"
             )
-    return translated(path, Weights(tensors), LAYOUTS[_DIRECT])
+    return Weights(tensors)
 
 
 def translated(

@@ -1,6 +1,7 @@
 """``capsnet import``: a checkpoint of foreign weights, what was assumed, and every refusal."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from support.foreign import TORCH
 
 import capsnet
-from capsnet.checkpoint import load_checkpoint
+from capsnet.bundled import BUNDLED
+from capsnet.checkpoint import assumptions, load_checkpoint
 from capsnet.cli.main import main
 from capsnet.importers import LAYOUTS
 
@@ -90,3 +92,25 @@ def test_foreign_weights_are_no_checkpoint_until_they_are_imported(run):
     message = r"import them first, with `capsnet import --layout adambielski theirs.pt --output"
     with pytest.raises(capsnet.CheckpointError, match=message):
         load_checkpoint("theirs.pt")
+
+
+@pytest.mark.slow
+def test_what_is_assumed_of_weights_that_need_no_import_is_said_in_a_line(run, capsys):
+    weights = TORCH["readable_capsnet"].weights()
+    state = {name.removeprefix("encoder."): torch.from_numpy(v) for name, v in weights.items()}
+    torch.save(state, "readable.pt")
+    arguments = ("--format", "torchscript", "--checkpoint", "readable.pt", "--no-verify")
+    with pytest.raises(SystemExit) as caught:
+        main(["export", *arguments, "--json", "found.json"])
+    assert not caught.value.code
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "assumed" in line]
+    assert line == (
+        "assumed of readable.pt: images of 12x12 (--image-shape), 3 routing iterations, that "
+        "project's default (--routing-iterations); where that is not so, run capsnet import first"
+    )
+    document = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert document["assumed"] == list(assumptions(Path("readable.pt")))
+
+
+def test_nothing_is_assumed_of_a_checkpoint_of_this_toolkit():
+    assert assumptions(BUNDLED["mnist"]) == ()
