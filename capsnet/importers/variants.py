@@ -77,7 +77,7 @@ class PrimaryVariant(LayerConfig):
 
     def usual(self) -> PrimaryConfig:
         """The same sizes of the usual layer."""
-        return PrimaryConfig(self.groups, self.dim, self.kernel, self.stride)
+        return PrimaryConfig(self.groups, self.dim, self.kernel, self.stride, "squash")
 
     def output_shape(self, shape: Shape) -> Shape:
         return self.usual().output_shape(shape)

@@ -1,5 +1,6 @@
 """Dynamic routing for inference: in one of the forms of ``capsnet.layers.dense_routing``."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,6 @@ from capsnet.artifact import COUPLINGS, Claim
 from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrites
 from capsnet.layers.dense_routing import ROUTINGS, pack_weight
 from capsnet.layers.dynamic import DynamicCapsules, iteration_stages
-from capsnet.layers.squash import Squash
 
 __all__ = ["DEFAULT_ROUTING", "LoweredDynamic"]
 
@@ -23,7 +23,7 @@ class LoweredDynamic(LoweredLayer):
     """Capsules to capsules ``[batch, capsules, dim]``.
 
     Args:
-        layer: the readable layer; its weight is copied.
+        layer: the readable layer; its weights and what it squashes with are copied.
         given: capsules of any layout.
         routing: form, one of ``capsnet.layers.dense_routing.ROUTINGS``.
     """
@@ -47,7 +47,7 @@ class LoweredDynamic(LoweredLayer):
         # Input capsules innermost in memory: torch sums few images' products in several parts so.
         self.register_buffer("weight", pack_weight(weight).mT.contiguous().mT)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
-        self.iterations = nn.ModuleList(Squash() for _ in range(count))
+        self.iterations = copy.deepcopy(layer.iterations)
 
     def forward(self, capsules: Tensor) -> Tensor:
         if not self._dim_first:

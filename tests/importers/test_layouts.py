@@ -8,8 +8,11 @@ from support.foreign import KERAS, SIDE, TORCH, write_keras, write_torch
 import capsnet
 from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.errors import CheckpointError
+from capsnet.export.lower import lower
 from capsnet.importers.reading import import_network
 from capsnet.importers.weights import Given
+from capsnet.layers.dense_routing import ROUTINGS
+from capsnet.stages import record_stages
 
 FOREIGN = TORCH | KERAS
 ROUTED = [name for name in FOREIGN if name != "efficient-capsnet"]
@@ -78,14 +81,44 @@ def test_an_imported_network_is_a_checkpoint_like_any_other(name, tmp_path):
         np.testing.assert_array_equal(values, outputs(model, name)[output])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_imported_network_is_exported_and_proven(name, tmp_path):
+def test_an_imported_network_is_lowered_exactly(name, routing, tmp_path):
+    model = imported(name, FOREIGN[name].weights(), tmp_path)[0].double()
+    images = torch.from_numpy(images_of(name, 5)).double()
+    lowered = lower(model, reconstruction=model.decoder is not None, forms={"routing": routing})
+    with torch.no_grad():
+        expected, found = record_stages(model, images), record_stages(lowered, images)
+    assert list(found) == list(expected)
+    for stage, values in found.items():
+        difference = (lowered.to_readable(stage, values) - expected[stage]).abs().max()
+        assert difference < 1e-12, stage
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_routing_iteration_less_is_seen_in_the_graphs_claims(name, tmp_path):
+    weights = FOREIGN[name].weights()
+    [claim, *_] = lower(imported(name, weights, tmp_path)[0]).claims
+    if name == "efficient-capsnet":
+        assert "self-attention routing" in claim.what
+    else:
+        count = {"adambielski": 4}.get(name, 3)
+        assert f"routing of {count} iterations" in claim.what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    # The made-up weights of the others are too wild for float16's budget, and would be refused.
+    [(n, "fp32") for n in FOREIGN] + [(n, "fp16") for n in ("adambielski", "cedrickchee", *KERAS)],
+)
+def test_an_imported_network_is_exported_and_proven(name, precision, tmp_path):
     model, _ = imported(name, FOREIGN[name].weights(), tmp_path)
     certificate = capsnet.export_model(
         model,
         tmp_path / "a.onnx",
         images=images_of(name, 24),
+        precision=precision,
         reconstruction=model.decoder is not None,
         device="cpu",
     )
