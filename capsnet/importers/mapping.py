@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from einops import EinopsError, rearrange
 from torch import Tensor
 
@@ -56,6 +57,11 @@ def translate(weights: Weights) -> tuple[CapsNetConfig, dict[str, Tensor]]:
         if tensor is None:
             raise ValueError(f"{name} is missing, which {path} names for {ours}")
         tensors[ours] = tensor if axes is None else _rearranged(name, tensor, axes)
+        layer, _, part = ours.rpartition(".")
+        if (
+            part == "running_mean"
+        ):  # of batch normalisation; how many batches it saw does not matter
+            tensors.setdefault(f"{layer}.num_batches_tracked", torch.tensor(0))
     for name in document.get("ignore", ()):
         weights.tensors.pop(name, None)
     return config, tensors

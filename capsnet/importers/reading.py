@@ -75,10 +75,8 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     except DataError as error:
         raise CheckpointError(str(error)) from error
     for name, array in arrays.items():
-        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-            raise CheckpointError(
-                f"{path}: {name} is {array.dtype}, expected floating-point numbers"
-            )
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise CheckpointError(f"{path}: {name} is {array.dtype}, expected numbers")
     return {
         name: torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
         for name, array in arrays.items()

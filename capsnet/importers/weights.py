@@ -43,6 +43,7 @@ class Weights:
     given: Given = Given()
     sizes: dict[str, int] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
+    _answered: set[str] = field(default_factory=set)
 
     def drop_prefixes(self, *prefixes: str) -> None:
         """Take prefixes off the names that have them."""
@@ -79,9 +80,13 @@ class Weights:
         return tensor
 
     def finish(self) -> None:
-        """Raise ValueError where a tensor was not taken: it belongs to another network."""
+        """Raise ValueError where a tensor or what was given is of another network."""
         for name, tensor in self.tensors.items():
             raise ValueError(f"{name}, of shape {list(tensor.shape)}, is not expected")
+        for question in ("routing_iterations", "image_shape"):
+            if getattr(self.given, question) is not None and question not in self._answered:
+                option = question.replace("_", "-")
+                raise ValueError(f"the layout takes no --{option}: leave that out")
 
     def routing_iterations(self, usual: int) -> int:
         """Rounds of routing, as the other project counts them.
@@ -89,6 +94,7 @@ class Weights:
         Args:
             usual: what it does by default.
         """
+        self._answered.add("routing_iterations")
         if self.given.routing_iterations is not None:
             return self.given.routing_iterations
         self.assumed.append(
@@ -110,6 +116,7 @@ class Weights:
         Raises:
             ValueError: if what was given, or the decoder's images, are not of this network.
         """
+        self._answered.add("image_shape")
         layers = list(convolutions)
         shape = self.given.image_shape
         if shape is None:

@@ -9,10 +9,12 @@ import capsnet
 from capsnet.checkpoint import load_checkpoint, save_checkpoint
 from capsnet.errors import CheckpointError
 from capsnet.export.lower import lower
+from capsnet.importers import LAYOUTS
 from capsnet.importers.reading import import_network
 from capsnet.importers.weights import Given
 from capsnet.layers.dense_routing import ROUTINGS
 from capsnet.stages import record_stages
+from capsnet.training.step import training_step
 
 FOREIGN = TORCH | KERAS
 ROUTED = [name for name in FOREIGN if name != "efficient-capsnet"]
@@ -49,6 +51,8 @@ def outputs(model, name):
 @pytest.mark.parametrize("name", FOREIGN)
 def test_an_import_computes_what_that_projects_code_does(name, iterations, tmp_path):
     weights = FOREIGN[name].weights()
+    if name not in ROUTED:
+        iterations = None
     model, assumed = imported(name, weights, tmp_path, routing_iterations=iterations)
     found = outputs(model, name)
     theirs = FOREIGN[name].compute(weights, images_of(name).astype(np.float64), iterations or 3)
@@ -173,6 +177,34 @@ def test_what_training_scripts_wrap_around_weights_is_taken_off(name, wrap, tmp_
     assert wrapped.config == plain.config
     for key, tensor in plain.state_dict().items():
         assert torch.equal(wrapped.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_imported_network_can_be_trained_on(name, tmp_path):
+    model = imported(name, FOREIGN[name].weights(), tmp_path)[0].train()
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    loss, _ = training_step(model, optimizer, torch.from_numpy(images_of(name)), torch.arange(3))
+    assert loss.isfinite()
+    changed = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    assert changed == before.keys()
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_file_is_recognised_by_one_layout_alone(name):
+    marks = {
+        row.name
+        for row in LAYOUTS.values()
+        for key in state_of(name)
+        if row.mark is not None and key.endswith(row.mark)
+    }
+    assert marks == {name.partition(",")[0]}
+
+
+def test_routing_iterations_of_a_network_without_any_are_refused(tmp_path):
+    weights = FOREIGN["efficient-capsnet"].weights()
+    with pytest.raises(CheckpointError, match="takes no --routing-iterations"):
+        imported("efficient-capsnet", weights, tmp_path, routing_iterations=3)
 
 
 def test_the_shape_of_the_images_decides_where_weights_do_not(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from support import oracle
 from support.foreign import GROUPS, SIDE, TORCH
 
 from capsnet.errors import CheckpointError
@@ -55,7 +56,7 @@ def arrays():
     for name in ("stem/kernel", "primary/kernel"):
         found[name] = found[name].transpose(2, 3, 1, 0)
     found["first"] = found["first"].transpose(2, 3, 0, 1)
-    found["step"] = np.zeros((), np.float32)
+    found["step"] = np.array([3])
     return {name: np.ascontiguousarray(values) for name, values in found.items()}
 
 
@@ -67,10 +68,12 @@ def save_safetensors(path, found):
     save_file(found, path)
 
 
-def imported(tmp_path, text=MAPPING, found=None, name="theirs.npz", save=save_npz):
+def imported(tmp_path, text=MAPPING, found=None, name="theirs.npz", save=save_npz, **given):
     (tmp_path / "map.toml").write_text(text, encoding="utf-8")
     save(tmp_path / name, arrays() if found is None else found)
-    return import_network("mapping", tmp_path / name, Given(mapping=tmp_path / "map.toml"))[0]
+    return import_network(
+        "mapping", tmp_path / name, Given(mapping=tmp_path / "map.toml", **given)
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,66 @@ def test_a_described_network_computes_what_its_formulas_say(tmp_path, name, save
         found = model(torch.from_numpy(images))
     np.testing.assert_allclose(found[0], lengths, rtol=0, atol=1e-10)
     np.testing.assert_allclose(found[1], capsules, rtol=0, atol=1e-10)
+
+
+CONVOLUTIONS = f"""
+[network]
+image_shape = [1, {SIDE}, {SIDE}]
+primary = {{ kind = "primary", groups = {GROUPS}, dim = 4, kernel = 3, stride = 1 }}
+capsule_layers = [{{ kind = "dynamic", capsules = 3, dim = 6, routing_iterations = 2 }}]
+decoder = false
+
+[network.stem]
+kind = "convolutions"
+convolutions = [
+    {{ channels = 3, kernel = 3, padding = 1, batch_norm = true }},
+    {{ channels = 5, kernel = 4, stride = 2, padding = 2 }},
+]
+
+[weights]
+"""
+
+
+def test_a_stem_of_several_convolutions_with_stride_and_padding_is_taken(tmp_path):
+    random = np.random.default_rng(5)
+    shapes = {
+        "stem.0.weight": (3, 1, 3, 3), "stem.0.bias": (3,),
+        "stem.2.weight": (3,), "stem.2.bias": (3,),
+        "stem.2.running_mean": (3,), "stem.2.running_var": (3,),
+        "stem.3.weight": (5, 3, 4, 4), "stem.3.bias": (5,),
+        "primary.weight": (8, 5, 3, 3), "primary.bias": (8,),
+        "capsule_layers.0.weight": (50, 4, 3, 6),
+    }  # fmt: skip
+    found = {
+        name: random.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    found["stem.2.running_var"] **= 2
+    found["capsule_layers.0.weight"] *= 20
+    named = "".join(f'"{ours}" = "their {ours}"\n' for ours in found)
+    theirs = {f"their {name}": values for name, values in found.items()}
+    model = imported(tmp_path, CONVOLUTIONS + named, theirs).double()
+    images = random.random((2, 1, SIDE, SIDE))
+    with torch.no_grad():
+        capsules = model(torch.from_numpy(images))[1]
+
+    weights = {name: values.astype(np.float64) for name, values in found.items()}
+    around = ((0, 0), (0, 0), (1, 1), (1, 1))
+    values = oracle.conv2d(
+        np.pad(images, around), weights["stem.0.weight"], weights["stem.0.bias"], 1
+    )
+    gamma, beta, mean, variance = (
+        weights[f"stem.2.{name}"][:, None, None]
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    values = gamma * (np.maximum(values, 0) - mean) / np.sqrt(variance + 1e-3) + beta
+    values = np.pad(values, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    values = np.maximum(
+        oracle.conv2d(values, weights["stem.3.weight"], weights["stem.3.bias"], 2), 0
+    )
+    maps = oracle.conv2d(values, weights["primary.weight"], weights["primary.bias"], 1)
+    primary = 0.01 * oracle.primary_capsules(maps, 4)
+    expected = oracle.capsule_layer(primary, weights["capsule_layers.0.weight"], 2)
+    np.testing.assert_allclose(capsules, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +189,13 @@ def test_a_mapping_that_does_not_fit_is_refused(tmp_path, change, message):
         imported(tmp_path, change(MAPPING))
 
 
+@pytest.mark.parametrize("given", [{"routing_iterations": 3}, {"image_shape": (1, SIDE, SIDE)}])
+def test_what_the_mapping_says_is_not_an_option(tmp_path, given):
+    [name] = given
+    with pytest.raises(CheckpointError, match=f"takes no --{name.replace('_', '-')}: leave that"):
+        imported(tmp_path, **given)
+
+
 def test_a_missing_mapping_is_refused(tmp_path):
     save_npz(tmp_path / "theirs.npz", arrays())
     for mapping, message in ((None, "--mapping FILE.toml"), ("none.toml", "No such file")):
@@ -149,7 +219,7 @@ def hollow(path):
     ("save", "message"),
     [
         (hollow, "its header asks for 17179869184 bytes"),
-        (lambda path: np.savez(path, a=np.array([1, 2])), "a is int64, expected floating-point"),
+        (lambda path: np.savez(path, a=np.array([1j])), "a is complex128, expected numbers"),
         (lambda path: np.savez(path, a=np.array([{}])), "damaged"),
         (lambda path: path.write_bytes(b"PK\x03\x04"), "truncated, damaged"),
         (lambda _: None, "No such file"),
