@@ -1,10 +1,6 @@
 """Checkpoints: weights and configuration in one safetensors file. No pickle."""
 
-import io
 import json
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +15,26 @@ from capsnet.config import CapsNetConfig
 from capsnet.documents import parse_json, to_values
 from capsnet.errors import CheckpointError, ConfigError
 from capsnet.files import atomic_path, read_file
-from capsnet.importers.readable_capsnet import from_readable_capsnet
+from capsnet.importers import LAYOUTS, Layout
+from capsnet.importers.weights import Weights
 from capsnet.layers import KINDS
 from capsnet.model import CapsNet
+from capsnet.state_dict import read_state_dict
 
-__all__ = ["load_checkpoint", "read_safetensors", "read_tensors", "save_checkpoint"]
+__all__ = [
+    "assembled",
+    "assumptions",
+    "load_checkpoint",
+    "read_safetensors",
+    "save_checkpoint",
+    "translated",
+]
 
 _METADATA_KEY = "capsnet"
 _SCHEMA_VERSION = 2  # version 0.1 of the toolkit wrote none
+_SUFFIX = ".safetensors"  # a file of this name is never unpickled
+_DIRECT = "readable_capsnet"  # the layout that is read without being imported first
+_OWN = "capsule_layers.0."
 
 
 def save_checkpoint(
@@ -66,7 +74,9 @@ def load_checkpoint(path: Path | str) -> CapsNet:
     """Read a model from a toolkit checkpoint, or from a ``state_dict`` of readable_capsnet.
 
     The second is a ``.pt`` file, read with ``weights_only=True``; sizes are inferred from its
-    tensors, with 3 routing iterations and stride 2, which that project fixes.
+    tensors, with 3 routing iterations, that project's default, and stride 2, which it fixes. Where
+    it has no decoder, images are taken to be square. ``capsnet import`` takes other ones, and other
+    projects' weights.
 
     Args:
         path: the file; its kind is recognised by content. One called ``.safetensors`` is never
@@ -87,9 +97,39 @@ def load_checkpoint(path: Path | str) -> CapsNet:
             f"cannot read checkpoint {path}: {error.strerror}; give a checkpoint file, or the name "
             f"of a bundled one: {', '.join(BUNDLED)}"
         ) from error
-    is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
-    read = _read_safetensors if is_safetensors else _read_state_dict
-    config, tensors = read(path, content)
+    if content[8:9] == b"{" or path.suffix == _SUFFIX:
+        return assembled(path, *_read_safetensors(path, content))
+    return assembled(path, *translated(path, _readable(path, content), LAYOUTS[_DIRECT]))
+
+
+def assumptions(path: Path) -> tuple[str, ...]:
+    """What a checkpoint does not say and :func:`load_checkpoint` assumes, in words.
+
+    Args:
+        path: a file that it loads; one of this toolkit says everything.
+    """
+    if path.suffix == _SUFFIX or (content := read_file(path))[8:9] == b"{":
+        return ()
+    weights = _readable(path, content)
+    translated(path, weights, LAYOUTS[_DIRECT])
+    return tuple(weights.assumed)
+
+
+def assembled(path: Path, config: CapsNetConfig, tensors: Mapping[str, Tensor]) -> CapsNet:
+    """A network of a configuration, with weights that were read.
+
+    Args:
+        path: the file, for messages.
+        config: the network.
+        tensors: by the names of ``CapsNet``.
+
+    Returns:
+        The model in float32, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: if the tensors do not fit, are of another kind than floating point, or are
+            not finite in float32.
+    """
     try:
         with torch.device("meta"):
             model = CapsNet(config)
@@ -125,7 +165,7 @@ def _finite(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor
             f"{path}: tensor {name} is {tensor.dtype} ({tensor.layout}), "
             f"expected dense {'floating-point numbers' if dtype.is_floating_point else dtype}"
         )
-    tensor = tensor.to(dtype)
+    tensor = tensor.to(dtype).contiguous()
     if not tensor.isfinite().all():
         raise CheckpointError(
             f"{path}: tensor {name} holds NaN or infinity in float32; retrain or repair"
@@ -169,76 +209,48 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[CapsNetConfig, dict[s
         raise CheckpointError(f"{path}: bad configuration: {error}") from error
 
 
-def _read_state_dict(path: Path, data: bytes) -> tuple[CapsNetConfig, dict[str, Tensor]]:
-    content = _load_archive(path, data)
-    encoder: Any = content
-    decoder: Any = {}
-    if isinstance(content, dict) and "encoder" in content:
-        encoder, decoder = content["encoder"], content.get("decoder")
-        decoder = {} if decoder is None else decoder
-    if not all(isinstance(d, dict) and _all_tensors(d) for d in (encoder, decoder)):
-        raise CheckpointError(f"{path} is not a state_dict: expected names mapped to tensors")
-    try:
-        return from_readable_capsnet(encoder, decoder)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} is not a state_dict of readable_capsnet: {error} is missing"
-        ) from error
-    except (ConfigError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the tensors describe no network: {error}") from error
-
-
-def read_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The tensors in the content of a ``.pt`` file, a ``state_dict``; nothing of it is executed.
+def _readable(path: Path, data: bytes) -> Weights:
+    """The weights in a ``.pt`` file of the one layout that needs no import.
 
     Raises:
-        CheckpointError: if it holds anything else, or is damaged.
+        CheckpointError: if it cannot be read, or is of another layout, naming what to do.
     """
-    content = _load_archive(path, data)
-    if not isinstance(content, dict) or not _all_tensors(content):
-        raise CheckpointError(f"{path} is not a state_dict: expected names mapped to tensors")
-    return dict(content)
-
-
-def _load_archive(path: Path, data: bytes) -> Any:
-    _check_archive(path, data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a TorchScript archive torch warns, then refuses it
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
+    tensors = read_state_dict(path, data)
+    if any(_OWN in name for name in tensors):
         raise CheckpointError(
-            f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
-            "state_dict of readable_capsnet that holds only tensors"
-        ) from error
+            f"{path} holds the bare weights of a network of this toolkit, without its "
+            "configuration: save it with capsnet.checkpoint.save_checkpoint(model, "
+            "'FILE.safetensors')"
+        )
+    for layout in LAYOUTS.values():
+        foreign = layout.name != _DIRECT and layout.mark is not None
+        if foreign and any(name.endswith(layout.mark or "") for name in tensors):
+            raise CheckpointError(
+                f"{path} holds weights of {layout.project}, and not how often they are routed: "
+                f"import them first, with `capsnet import --layout {layout.name} {path.name} "
+                "--output FILE.safetensors`"
+            )
+    return Weights(tensors)
 
 
-def _check_archive(path: Path, data: bytes) -> None:
-    """Raise CheckpointError where a zip archive would become larger than its file.
+def translated(
+    path: Path, weights: Weights, layout: Layout
+) -> tuple[CapsNetConfig, dict[str, Tensor]]:
+    """The configuration and the tensors of a network that another project laid out.
 
-    torch stores its records as they are. Compressed, a few megabytes may hold any number of zeros.
+    Args:
+        path: the file, for messages.
+        weights: all that it holds.
+        layout: of them.
+
+    Raises:
+        CheckpointError: if a tensor is missing, not expected, or does not fit.
     """
-    if data[:2] != b"PK":
-        return  # the form that torch used to write, which has no compression
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        config, tensors = layout.translate(weights)
+        weights.finish()
+    except (ConfigError, ValueError, ArithmeticError, IndexError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint: its zip archive is truncated or damaged ({error})"
+            f"{path} does not hold a network of {layout.project}: {error}"
         ) from error
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise CheckpointError(
-            f"{path} is not a checkpoint: it holds compressed records, expected them stored, as "
-            "torch.save does it; save the state_dict again"
-        )
-    names = {record.filename.casefold() for record in records}
-    if sum(record.file_size for record in records) > len(data) or len(names) < len(records):
-        raise CheckpointError(
-            f"{path} is not a checkpoint: its records claim more bytes than the file has, or "
-            "share a name; save the state_dict again"
-        )
-
-
-def _all_tensors(state: Mapping[Any, Any]) -> bool:
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    return config, tensors

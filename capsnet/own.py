@@ -19,11 +19,12 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from capsnet.checkpoint import read_safetensors, read_tensors
+from capsnet.checkpoint import read_safetensors
 from capsnet.definitions import import_file, load_definitions
 from capsnet.errors import CheckpointError, ConfigError, first_line
 from capsnet.files import read_file
 from capsnet.layers.base import Shape
+from capsnet.state_dict import read_state_dict
 
 __all__ = [
     "OwnNetwork",
@@ -217,7 +218,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         content = read_file(path)
         is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
-        tensors = read_safetensors(content)[1] if is_safetensors else read_tensors(path, content)
+        tensors = read_safetensors(content)[1] if is_safetensors else read_state_dict(path, content)
     except OSError as error:
         raise CheckpointError(f"cannot read the weights {path}: {error.strerror}") from error
     except (safetensors.SafetensorError, ValueError, KeyError) as error:

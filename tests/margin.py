@@ -36,7 +36,9 @@ from capsnet.data.idx import mnist_test_set
 from capsnet.export.lower import LoweredCapsNet, lower
 from capsnet.export.options import ExportOptions
 from capsnet.formats import FORMATS
+from capsnet.layers.primary import PrimaryConfig
 from capsnet.model import CapsNet
+from capsnet.presets import PRESETS
 from capsnet.runtime.proof.collect import LARGE_BATCH, Artifact, collect
 from capsnet.runtime.proof.hard_inputs import HardInputs
 from capsnet.runtime.proof.judge import judge
@@ -45,6 +47,7 @@ from capsnet.runtime.sessions.opening import open_session
 from capsnet.runtime.sessions.threads import usable_cpus
 
 sys.path.insert(0, str(Path(__file__).parent))
+from support.family import family_member
 from support.networks import SMALL, TINY, altered, lively_model, network, with_layers
 
 IMAGES = 64  # of a draw
@@ -69,6 +72,8 @@ CONFIGS: Mapping[str, CapsNetConfig] = {
     "mnist": preset("mnist"),
     "cifar10": preset("cifar10"),
     "efficient": preset("efficient"),
+    "paper": preset("paper"),
+    "self-routing": preset("self-routing"),
 }
 """Every preset, and what differs from them; ``wide`` and more take Winograd's convolution."""
 
@@ -102,7 +107,7 @@ def network_at(number: int, seed: int) -> Network:
     name, weights = ROUND[place]
     kind = WEIGHTS.index(weights)
     # Narrow networks are convolved directly unless they are told otherwise.
-    narrow = name not in ("small", "wide", "mnist", "cifar10", "efficient")
+    narrow = name not in ("small", "wide", *PRESETS) or name == "tiny"
     forms = {"convolution": "winograd", "routing": "votes"} if narrow and kind % 2 else {}
     seed += 1000 * round_ + kind
     return Network(f"{name}, {weights}", _with_weights(name, weights, seed), forms)
@@ -115,7 +120,8 @@ def _with_weights(name: str, weights: str, seed: int) -> CapsNet:
     if name in TRAINED:
         model = load_checkpoint(checkpoint_file(TRAINED[name]))
     else:
-        model = lively_model(CONFIGS[name], seed)
+        primary = isinstance(CONFIGS[name].primary, PrimaryConfig)
+        model = lively_model(CONFIGS[name], seed) if primary else family_member(CONFIGS[name])
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():

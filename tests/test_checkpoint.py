@@ -387,39 +387,45 @@ WEIGHT = "primary2digit_capsules.input_caps2U.weight"
         ({"encoder": None}, "is not a state_dict"),
         ({**ENCODER, "epoch": 3}, "is not a state_dict"),
         ({1: torch.zeros(1)}, "is not a state_dict"),
-        ({}, "is not a state_dict of readable_capsnet"),
-        ({"weight": torch.zeros(1)}, "'image2primary_capsules.0.weight' is missing"),
-        (without(ENCODER, WEIGHT), f"'{WEIGHT}' is missing"),
-        (DECODER, "'image2primary_capsules.0.weight' is missing"),
-        ({"encoder": ENCODER, "decoder": without(DECODER, "2.bias")}, "'2.bias' is missing"),
-        ({**ENCODER, "more.weight": torch.zeros(1)}, "not expected: more.weight"),
+        ({}, "does not hold a network of arogozhnikov/readable_capsnet"),
+        ({"weight": torch.zeros(1)}, "image2primary_capsules.0.weight is missing"),
+        (without(ENCODER, WEIGHT), f"{WEIGHT} is missing"),
+        (DECODER, "image2primary_capsules.0.weight is missing"),
+        (
+            {"encoder": ENCODER, "decoder": without(DECODER, "2.bias")},
+            "decoder.2.bias is missing, expected of shape [24]",
+        ),
+        ({**ENCODER, "more.weight": torch.zeros(1)}, "more.weight, of shape [1], is not expected"),
         (
             {"encoder": ENCODER, "decoder": {**DECODER, "0.bias": torch.ones(16)}},
-            "not expected: 0.bias",
+            "decoder.0.bias, of shape [16], is not expected",
         ),
-        ({**ENCODER, WEIGHT: torch.zeros(3)}, "describe no network"),
-        ({**ENCODER, WEIGHT: torch.zeros(72, 0, 3, 2)}, "describe no network"),
-        ({**ENCODER, WEIGHT: torch.zeros(72, 9, 3, 2)}, "describe no network"),
-        ({**ENCODER, WEIGHT: torch.zeros(72, 2, 1, 2)}, "describe no network"),
+        (
+            {**ENCODER, WEIGHT: torch.zeros(3)},
+            f"{WEIGHT} has shape [3], expected [capsules0, dim0, ",
+        ),
+        ({**ENCODER, WEIGHT: torch.zeros(72, 0, 3, 2)}, f"{WEIGHT} has shape [72, 0, 3, 2]"),
+        ({**ENCODER, WEIGHT: torch.zeros(72, 9, 3, 2)}, "must be a multiple of 9, got 4"),
+        ({**ENCODER, WEIGHT: torch.zeros(72, 2, 1, 2)}, "it needs at least 2"),
         (
             {"encoder": ENCODER, "decoder": {**DECODER, "0.weight": torch.zeros(3, 4)}},
-            "describe no network",
+            "decoder.0.weight has shape [3, 4], expected [3, 2, hidden0]",
         ),
         (
             {"encoder": ENCODER, "decoder": {**DECODER, "0.weight": torch.tensor(1.0)}},
-            "describe no network",
+            "decoder.0.weight has shape [], expected [3, 2, hidden0]",
         ),
         (
             {"encoder": ENCODER, "decoder": {**DECODER, "4.weight": torch.zeros(0, 1, 28, 28)}},
-            "describe no network",
+            "decoder.4.weight has shape [0, 1, 28, 28], expected [24, 1, height, width]",
         ),
         (
             {**ENCODER, WEIGHT: ENCODER[WEIGHT][:-1]},
-            "capsule_layers.0.weight has shape [71, 2, 3, 2], expected [72, 2, 3, 2]",
+            "must be a multiple of 2, got 71",
         ),
         (
             {"encoder": ENCODER, "decoder": {**DECODER, "2.weight": torch.zeros(24, 15)}},
-            "decoder.3.weight has shape [24, 15], expected [24, 16]",
+            "decoder.2.weight has shape [24, 15], expected [hidden1, 16]",
         ),
         ({**ENCODER, WEIGHT: ENCODER[WEIGHT] / 0}, "capsule_layers.0.weight holds NaN or infinity"),
         ({**ENCODER, WEIGHT: ENCODER[WEIGHT].to(torch.complex64)}, "is torch.complex64"),
@@ -430,6 +436,32 @@ def test_a_pt_file_that_is_no_state_dict_of_readable_capsnet_is_refused(tmp_path
     path = tmp_path / "state.pt"
     torch.save(content, path)
     refuse(path, message)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_a_bare_state_dict_of_this_toolkits_network_names_what_saves_it(tmp_path, prefix):
+    state = {f"{prefix}{name}": t for name, t in CapsNet(SMALL).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "bare.pt")
+    refuse(tmp_path / "bare.pt", "without its configuration", "save_checkpoint(model, ")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda encoder, decoder: {"state_dict": {"encoder": encoder, "decoder": decoder}},
+        lambda encoder, _: {"model_state_dict": encoder, "epoch": 3},
+        lambda encoder, _: {f"module.encoder.{name}": t for name, t in encoder.items()},
+        lambda encoder, decoder: {
+            **{f"encoder.{name}": t for name, t in encoder.items()},
+            **{f"decoder.{name}": t for name, t in decoder.items()},
+        },
+    ],
+)
+def test_what_training_scripts_wrap_around_weights_is_taken_off(tmp_path, wrap):
+    torch.save(wrap(ENCODER, DECODER), tmp_path / "wrapped.pt")
+    model = load_checkpoint(tmp_path / "wrapped.pt")
+    assert torch.equal(model.capsule_layers[0].weight, ENCODER[WEIGHT])
+    assert model.config.classes == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")

@@ -32,6 +32,7 @@ def test_recipes_of_all_extensions_are_there():
         "A lowering",
         "A precision",
         "A format",
+        "A layout of foreign weights",
         "A network of your own layers",
         "A network of your own",
     ]

@@ -79,6 +79,16 @@ def test_exports_are_proven(name, suffix, precision, tmp_path):
 
 
 @pytest.mark.slow
+def test_bias_and_leaky_routing_are_proven_in_the_votes_form(tmp_path):
+    model, images = family_member(FAMILY["paper"]), random_images(FAMILY["paper"], 40)
+    certificate = capsnet.export_model(
+        model, tmp_path / "a.onnx", images=images, forms={"routing": "votes"}, device="cpu"
+    )
+    assert certificate.passed
+    assert certificate.artifact.metadata.forms["routing"] == "votes"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILY)
 def test_reference_evaluator_agrees_with_onnxruntime(name, tmp_path):
     model, path = family_member(FAMILY[name]), tmp_path / "model.onnx"
@@ -99,6 +109,7 @@ def test_reference_evaluator_agrees_with_onnxruntime(name, tmp_path):
         ("efficient", "layer0.prior", "layer0.routing.inputs"),
         # Of weights this small the exporter makes a constant of its own for the first iteration.
         ("convolutional", "layer0.inner.weight", "layer0.iteration2.inputs"),
+        ("paper", "layer0.weight", "layer0.iteration2.inputs"),
         ("self-routing", "layer0.inner.as_written.weight", "layer0"),
         ("em", "layer1.as_written.weight", "layer1"),
     ],

@@ -66,7 +66,10 @@ def test_shapes(config):
     assert lengths.shape == (2, config.classes)
     assert capsules.shape == (2, config.classes, config.class_dim)
     assert reconstructions.shape == images.shape
-    assert model.capsule_layers[0].weight.shape[:2] == config.shapes[2]
+    values = images
+    for layer, shape in zip(model.parts().values(), config.shapes[1:], strict=True):
+        values = layer(values)
+        assert values.shape == (2, *shape)
 
 
 @small

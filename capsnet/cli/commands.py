@@ -5,6 +5,7 @@ import click
 from capsnet.cli.bench import bench_command
 from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
+from capsnet.cli.import_ import import_command
 from capsnet.cli.inspect import inspect_command
 from capsnet.cli.predict import predict_command
 from capsnet.cli.train import train_command
@@ -26,6 +27,7 @@ for _command in (
     predict_command,
     bench_command,
     train_command,
+    import_command,
     doctor_command,
 ):
     cli.add_command(_command)

@@ -20,7 +20,13 @@ from capsnet.cli.options import (
     judging,
     with_output,
 )
-from capsnet.cli.verify import print_verdicts, raise_unless_passed, write_page
+from capsnet.cli.verify import (
+    assumed_of,
+    print_assumed,
+    print_verdicts,
+    raise_unless_passed,
+    write_page,
+)
 from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
 from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
@@ -138,12 +144,15 @@ def export_command(
     proofs = [item.proof for item in exported if item.proof is not None]
     write_page(proofs, page)
     seconds = round(time.monotonic() - _STARTED, 2)
-    out.write_json({"artifacts": [_document(item) for item in exported], "seconds": seconds})
+    assumed = assumed_of(request.network)
+    document = {"artifacts": [_document(item) for item in exported], "seconds": seconds}
+    out.write_json(document | ({"assumed": assumed} if assumed else {}))
     if proofs:
         print_verdicts([proof.certificate for proof in proofs], out)
     for item in exported:
         if item.proof is None:
             out.console.print(unverified_line(item.artifact))
+    print_assumed(assumed, request.network.name, out)
     out.console.print(f"[dim]{seconds:.1f} s[/]")
     raise_unless_passed([proof.certificate for proof in proofs], "no file was written for it")
 

@@ -17,10 +17,18 @@ from capsnet.cli.options import (
 from capsnet.errors import ResultError
 
 if TYPE_CHECKING:
+    from capsnet.networks import NetworkSource
     from capsnet.runtime.proof.request import Request
     from capsnet.runtime.proof.results import Certificate, Proof
 
-__all__ = ["print_verdicts", "raise_unless_passed", "verify_command", "write_page"]
+__all__ = [
+    "assumed_of",
+    "print_assumed",
+    "print_verdicts",
+    "raise_unless_passed",
+    "verify_command",
+    "write_page",
+]
 
 
 @click.command("verify")
@@ -59,8 +67,14 @@ def verify_command(
     found = proof.certificate
     stages = locate_fault(artifact, request) if locate and not found.passed else ()
     write_page([proof], page)
-    out.write_json(to_values(found) | ({"stages": to_values(stages)} if stages else {}))
+    assumed = assumed_of(request.network)
+    out.write_json(
+        to_values(found)
+        | ({"stages": to_values(stages)} if stages else {})
+        | ({"assumed": assumed} if assumed else {})
+    )
     print_verdicts([found], out)
+    print_assumed(assumed, request.network.name, out)
     if stages:
         out.console.print(stage_lines(stages))
     raise_unless_passed([found], "do not use this file; export it again")
@@ -85,6 +99,27 @@ def print_verdicts(certificates: "Sequence[Certificate]", out: Output) -> None:
     for certificate in certificates:
         for line in summary_lines(certificate):
             out.console.print(line)
+
+
+def assumed_of(network: "NetworkSource") -> list[str]:
+    """What a checkpoint does not say, and was assumed; without torch where it says everything."""
+    checkpoint = network.checkpoint
+    if network.model is not None or checkpoint is None or checkpoint.suffix == ".safetensors":
+        return []
+    from capsnet.checkpoint import assumptions
+
+    return list(assumptions(checkpoint))
+
+
+def print_assumed(assumed: list[str], checkpoint: str, out: Output) -> None:
+    """Print a line of what was assumed of a checkpoint, and what to do where it is not so."""
+    from rich.markup import escape
+
+    if assumed:
+        out.console.print(
+            f"assumed of {escape(checkpoint)}: {', '.join(assumed)}; "
+            "where that is not so, run capsnet import first"
+        )
 
 
 def raise_unless_passed(certificates: "Sequence[Certificate]", advice: str) -> None:

@@ -69,49 +69,52 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
         return np.frombuffer(file.read(), header.dtype).reshape(header.shape, order=order)
 
 
-def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays in an ``.npz`` file by name; each must hold what its header says.
+def read_npz(path: Path, most_bytes: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in an ``.npz`` file, by name.
+
+    Args:
+        path: the file.
+        most_bytes: that all arrays may have together; a few compressed ones may claim any number.
 
     Raises:
-        DataError: if one does not, or the file cannot be read.
+        DataError: if it holds anything else, or more, or cannot be read.
     """
+    found: dict[str, npt.NDArray[Any]] = {}
     with reading(str(path)), open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        found = {}
-        for info in _members(path, archive):
+        members = archive.infolist()
+        if sum(info.file_size for info in members) > most_bytes:
+            raise damaged(str(path), f"its arrays claim more than {most_bytes} bytes")
+        for info in members:
             name = info.filename.removesuffix(".npy")
-            with archive.open(info) as member:
-                header = _read_npy_header(member, f"{path}:{name}")
+            if name == info.filename or name in found:
+                raise damaged(str(path), f"{info.filename} is not an array, or there are two")
+            with archive.open(info) as stream:
+                header = _read_npy_header(stream, f"{path}:{name}")
                 expected = math.prod(header.shape) * header.dtype.itemsize
-                content = member.read(expected + 1)
-            if len(content) != expected:
-                raise damaged(f"{path}:{name}", f"its header asks for {expected} bytes of data")
-            order: Literal["F", "C"] = "F" if header.fortran_order else "C"
-            found[name] = np.frombuffer(content, header.dtype).reshape(header.shape, order=order)
-        return found
-
-
-def _members(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
-    """The arrays in an archive; DataError where there are none, or they are compressed oddly."""
-    members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    if not members:
-        raise DataError(
-            f"{path} is a zip archive without arrays: expected what numpy.savez writes; "
-            "unpack an archive of image files and give the folder"
-        )
-    for info in members:
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(
-                f"{path}:{info.filename.removesuffix('.npy')} is not compressed the way NumPy does "
-                "it; write the file with numpy.savez_compressed"
-            )
-        yield info
+                if info.file_size != stream.tell() + expected:
+                    raise damaged(f"{path}:{name}", f"its header asks for {expected} bytes")
+                order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+                values = np.frombuffer(stream.read(), header.dtype)
+                found[name] = values.reshape(header.shape, order=order)
+    return found
 
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
     """The images of every member of an ``.npz`` file; each is valid until the next one."""
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        for info in _members(path, archive):
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if not members:
+            raise DataError(
+                f"{path} is a zip archive without arrays: expected what numpy.savez writes; "
+                "unpack an archive of image files and give the folder"
+            )
+        for info in members:
             name = f"{path}:{info.filename.removesuffix('.npy')}"
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(
+                    f"{name} is not compressed the way NumPy does it; "
+                    "write the file with numpy.savez_compressed"
+                )
             open_member = functools.partial(archive.open, info)
             yield streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
 

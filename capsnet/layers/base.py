@@ -46,7 +46,7 @@ class Kind(ABC):
             ValueError: if there is none, or it is of another sort than this class.
         """
         if isinstance(kind, str) and kind in KINDS:
-            importlib.import_module(f"capsnet.layers.{KINDS[kind]}")
+            importlib.import_module(KINDS[kind])
         found = Kind._known.get(kind) if isinstance(kind, str) else None
         if found is None or not issubclass(found, cls):
             raise ValueError(

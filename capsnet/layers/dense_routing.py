@@ -2,7 +2,8 @@
 
 Trainer and exporter share them; the readable layer does not, so it can judge both. They use that
 
-- the first coupling is uniform, so the first iteration is one matrix product, without a softmax;
+- the first coupling is uniform, so the first iteration is one matrix product, without a softmax:
+  over L output capsules it is 1/L, or 1/(L + 1) where routing is leaky;
 - the logits after r iterations are the agreement with ``v1 + ... + vr``: only that sum is carried;
 - the agreement after the last iteration is never used.
 
@@ -27,7 +28,13 @@ def pack_weight(weight: Tensor) -> Tensor:
     return rearrange(weight, "i d o h -> o (d i) h")
 
 
-def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashing]) -> Tensor:
+def projected_routing(
+    capsules: Tensor,
+    weight: Tensor,
+    iterations: Iterable[Squashing],
+    bias: Tensor | None = None,
+    leaky: bool = False,
+) -> Tensor:
     """A capsule layer with dynamic routing that never forms the votes.
 
     With votes ``u = x W``, the agreement ``u . v`` is ``x . (W v)`` and the routed sum ``sum c u``
@@ -38,6 +45,8 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
         weight: ``[out_capsules, (in_dim in_capsules), out_dim]``, see :func:`pack_weight`.
         iterations: what squashes the inputs of the output capsules (s in the paper), laid out
             ``[out_capsules, batch, out_dim]``, in each round of routing; at least one.
+        bias: ``[out_capsules, out_dim]``, added to what is squashed; None for none.
+        leaky: whether one more output capsule, with logit zero, takes a share of every vote.
 
     Returns:
         Output capsules ``[batch, out_capsules, out_dim]``.
@@ -46,7 +55,7 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
 
     def route(total: Tensor) -> Tensor:
         projected = (total @ weight.mT).unflatten(2, (in_dim, -1))  # o b d i
-        coupling = couple((projected * capsules).sum(2), 0)
+        coupling = couple((projected * capsules).sum(2), 0, leaky)
         routed: Tensor = (coupling.unsqueeze(2) * capsules).flatten(2) @ weight
         return routed
 
@@ -57,12 +66,21 @@ def projected_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squ
 
     # One product of matrices: engines pack its weights once, and some run no other with any batch.
     summed = capsules.flatten(1) @ rearrange(weight, "o k h -> k (o h)")
-    uniform = rearrange(summed / out_capsules, "b (o h) -> o b h", o=out_capsules)
+    uniform = rearrange(
+        summed / (out_capsules + 1 if leaky else out_capsules), "b (o h) -> o b h", o=out_capsules
+    )
     step = route_again if uniform.requires_grad else route
-    return _unroll(uniform, step, iterations).movedim(0, 1)
+    bias = None if bias is None else bias.unsqueeze(1)
+    return _unroll(uniform, step, iterations, bias).movedim(0, 1)
 
 
-def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashing]) -> Tensor:
+def votes_routing(
+    capsules: Tensor,
+    weight: Tensor,
+    iterations: Iterable[Squashing],
+    bias: Tensor | None = None,
+    leaky: bool = False,
+) -> Tensor:
     """A capsule layer with dynamic routing over votes: products of matrices with vectors.
 
     The weights are read once. Engines run the products on the votes as they lie.
@@ -76,15 +94,16 @@ def votes_routing(capsules: Tensor, weight: Tensor, iterations: Iterable[Squashi
     votes = votes.permute(1, 2, 0, 3)  # b o i h
 
     def route(total: Tensor) -> Tensor:
-        coupling = couple((votes @ total.unsqueeze(3)).squeeze(3), 1)
+        coupling = couple((votes @ total.unsqueeze(3)).squeeze(3), 1, leaky)
         routed: Tensor = (coupling.unsqueeze(2) @ votes).squeeze(2)
         return routed
 
     ones = votes.new_ones(1, 1, 1, votes.shape[2])
-    return _unroll((ones @ votes).squeeze(2) / out_capsules, route, iterations)
+    uniform = (ones @ votes).squeeze(2) / (out_capsules + 1 if leaky else out_capsules)
+    return _unroll(uniform, route, iterations, bias)
 
 
-def couple(logits: Tensor, outputs: int) -> Tensor:
+def couple(logits: Tensor, outputs: int, leaky: bool = False) -> Tensor:
     """Coupling: a softmax over the output capsules.
 
     Spelled out: inference engines transpose twice for a softmax over another axis than the last.
@@ -93,13 +112,21 @@ def couple(logits: Tensor, outputs: int) -> Tensor:
     Args:
         logits: any floating-point type and shape.
         outputs: the axis of the output capsules.
+        leaky: whether there is one more logit, zero, whose coupling is left out.
     """
-    exponentials = torch.exp(logits - logits.detach().amax(outputs, keepdim=True))
-    return exponentials / exponentials.sum(outputs, keepdim=True)
+    largest = logits.detach().amax(outputs, keepdim=True)
+    if leaky:
+        largest = largest.clamp_min(0)
+    exponentials = torch.exp(logits - largest)
+    total = exponentials.sum(outputs, keepdim=True)
+    return exponentials / (total + torch.exp(-largest) if leaky else total)
 
 
 def _unroll(
-    uniform: Tensor, route: Callable[[Tensor], Tensor], iterations: Iterable[Squashing]
+    uniform: Tensor,
+    route: Callable[[Tensor], Tensor],
+    iterations: Iterable[Squashing],
+    bias: Tensor | None,
 ) -> Tensor:
     """Procedure 1.
 
@@ -107,20 +134,27 @@ def _unroll(
         uniform: the inputs of the output capsules under uniform coupling, their vectors last.
         route: the inputs under the coupling that agrees with a sum of output capsules.
         iterations: the squashing of each round.
+        bias: that is laid out like them; None for none.
 
     Returns:
         Output capsules, laid out like ``uniform``.
     """
+
+    def biased(inputs: Tensor) -> Tensor:
+        return inputs if bias is None else inputs + bias
+
     first, *others = iterations
-    outputs = first(uniform)
+    outputs = first(biased(uniform))
     total = outputs
     for squash in others:
-        outputs = squash(route(total))
+        outputs = squash(biased(route(total)))
         total = total + outputs
     return outputs
 
 
-ROUTINGS: Mapping[str, Callable[[Tensor, Tensor, Iterable[Squashing]], Tensor]] = {
+Routing = Callable[[Tensor, Tensor, Iterable[Squashing], Tensor | None, bool], Tensor]
+
+ROUTINGS: Mapping[str, Routing] = {
     "projected": projected_routing,
     "votes": votes_routing,
 }

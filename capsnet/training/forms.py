@@ -72,7 +72,12 @@ def _dynamic(layer: DynamicCapsules) -> Form:
         weight = pack_weight(layer.weight)
         parts = capsules.split(_ROUTED_IMAGES) if capsules.device.type == "cpu" else [capsules]
         return torch.cat(
-            [projected_routing(part.mT.contiguous(), weight, layer.iterations) for part in parts]
+            [
+                projected_routing(
+                    part.mT.contiguous(), weight, layer.iterations, layer.bias, layer.leaky
+                )
+                for part in parts
+            ]
         )
 
     return routed

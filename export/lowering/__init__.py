@@ -11,6 +11,6 @@ __all__ = ["load_rewrites"]
 def load_rewrites() -> None:
     """Import the rewrites of all kinds of layers, which registers them."""
     for name in KINDS.values():
-        module = f"{__name__}.{name}"
+        module = f"{__name__}.{name.rpartition('.')[2]}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module)

@@ -1,5 +1,6 @@
 """Dynamic routing for inference: in one of the forms of ``capsnet.layers.dense_routing``."""
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,6 @@ from capsnet.artifact import COUPLINGS, Claim
 from capsnet.export.lowering.base import Given, LoweredLayer, Options, rewrites
 from capsnet.layers.dense_routing import ROUTINGS, pack_weight
 from capsnet.layers.dynamic import DynamicCapsules, iteration_stages
-from capsnet.layers.squash import Squash
 
 __all__ = ["DEFAULT_ROUTING", "LoweredDynamic"]
 
@@ -23,33 +23,40 @@ class LoweredDynamic(LoweredLayer):
     """Capsules to capsules ``[batch, capsules, dim]``.
 
     Args:
-        layer: the readable layer; its weight is copied.
+        layer: the readable layer; its weights and what it squashes with are copied.
         given: capsules of any layout.
         routing: form, one of ``capsnet.layers.dense_routing.ROUTINGS``.
     """
+
+    bias: Tensor | None
 
     def __init__(self, layer: DynamicCapsules, given: Given, routing: str) -> None:
         super().__init__()
         count = layer.config.routing_iterations
         self.routing = routing
         self.forms = {"routing": routing}
-        # Every iteration but the first couples by a softmax.
-        self.claims = (Claim(f"routing of {count} iterations", COUPLINGS, count - 1, count - 1),)
+        # Every iteration but the first couples by a softmax; a leaky one has the exponential of the
+        # logit that is always zero beside those of the others.
+        self.leaky = layer.leaky
+        couplings = (count - 1) * (2 if layer.leaky else 1)
+        self.claims = (Claim(f"routing of {count} iterations", COUPLINGS, couplings, couplings),)
         self._dim_first = given.layout.dim_first
         weight = layer.weight.detach()
         if given.layout.places is not None:
             weight = weight[given.layout.places.argsort()]
         # Input capsules innermost in memory: torch sums few images' products in several parts so.
         self.register_buffer("weight", pack_weight(weight).mT.contiguous().mT)
-        self.iterations = nn.ModuleList(Squash() for _ in range(count))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.iterations = copy.deepcopy(layer.iterations)
 
     def forward(self, capsules: Tensor) -> Tensor:
         if not self._dim_first:
             capsules = capsules.mT
-        weight = self.get_buffer("weight")
+        weight, bias = self.get_buffer("weight"), self.bias
         if weight.dtype != capsules.dtype:  # stored in float16, computed in float32
             weight = weight.to(capsules.dtype)
-        return ROUTINGS[self.routing](capsules, weight, self.iterations)
+            bias = None if bias is None else bias.to(capsules.dtype)
+        return ROUTINGS[self.routing](capsules, weight, self.iterations, bias, self.leaky)
 
     def stages(self) -> Mapping[str, nn.Module]:
         return iteration_stages(self.iterations)

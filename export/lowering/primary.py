@@ -11,7 +11,7 @@ from capsnet.layers.primary import SCALE, PrimaryCapsules, PrimaryConfig
 from capsnet.layers.squash import squash
 from capsnet.layers.stem import positions
 
-__all__ = ["LoweredPrimary"]
+__all__ = ["LoweredPrimary", "lowered_primary"]
 
 _WIDE = 128  # channels
 _MOST_ARITHMETIC_LEFT = 0.65
@@ -46,7 +46,11 @@ class LoweredPrimary(LoweredLayer):
         if not self.squashes:
             return capsules
         # The square of a short capsule vanishes in float16.
-        return squash(capsules.float() if capsules.dtype == torch.float16 else capsules, dim=1)
+        return self.squash(capsules.float() if capsules.dtype == torch.float16 else capsules)
+
+    def squash(self, capsules: Tensor) -> Tensor:
+        """Capsules ``[batch, dim, capsules]`` of lengths below 1."""
+        return squash(capsules, dim=1)
 
     def in_half(self) -> None:
         self.half()
@@ -55,6 +59,26 @@ class LoweredPrimary(LoweredLayer):
 
 @rewrites(PrimaryCapsules)
 def _primary(layer: PrimaryCapsules, given: Given, options: Options) -> LoweredLayer:
+    return lowered_primary(layer, given, options)
+
+
+def lowered_primary(
+    layer: PrimaryCapsules,
+    given: Given,
+    options: Options,
+    kind: type[LoweredPrimary] = LoweredPrimary,
+) -> LoweredPrimary:
+    """Primary capsules for inference, with the convolution that is faster, or that was asked for.
+
+    Args:
+        layer: the readable layer.
+        given: features, and their height and width.
+        options: decide the form of the convolution.
+        kind: what to make; another one squashes otherwise.
+
+    Raises:
+        ConfigError: if a form was asked for that does not fit the layer.
+    """
     config, rows = layer.config, positions(given.shape, layer.config.kernel, layer.config.stride)[0]
     tile = tile_rows(rows, config.kernel, config.stride) if options.precision.float32 else None
     asked = options.forms.get("convolution")
@@ -65,7 +89,7 @@ def _primary(layer: PrimaryCapsules, given: Given, options: Options) -> LoweredL
             f"kernel of {config.kernel} and stride {config.stride}: use the direct convolution"
         )
     pays = tile is not None and _winograd_pays(given.shape[0], config, tile)
-    return LoweredPrimary(layer, given, asked == "winograd" or (asked is None and pays))
+    return kind(layer, given, asked == "winograd" or (asked is None and pays))
 
 
 def _winograd_pays(in_channels: int, config: PrimaryConfig, tile: int) -> bool:

@@ -22,6 +22,8 @@ __all__ = ["ProofImages", "load_images", "load_inputs"]
 
 Labels = npt.NDArray[np.int64]
 
+_MOST_BYTES = 2**33  # of a file's arrays, which may be compressed
+
 
 class ProofImages(NamedTuple):
     """Images to compare artifacts on.
@@ -93,7 +95,7 @@ def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
         pixels, labels = load_split(path, "t10k")
         arrays = {"image": pixels.astype(np.float32) / np.float32(255)}
     elif path.suffix == ".npz":
-        arrays = read_npz(path)
+        arrays = read_npz(path, _MOST_BYTES)
     else:
         arrays = {names[0]: read_npy(path)}
     if len(names) == 1 and len(arrays) == 1:

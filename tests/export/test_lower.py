@@ -21,6 +21,11 @@ from capsnet.model import CapsNet
 from capsnet.stages import record_stages
 
 STACK = with_layers(SMALL, (7, 5, 2), (4, 6, 3))
+PAPER = altered(
+    SMALL,
+    primary_activation="squash",
+    capsule_layers=(DynamicConfig(7, 5, 2, bias=True, leaky=True), DynamicConfig(4, 6, bias=True)),
+)
 
 
 def largest_difference(
@@ -62,7 +67,7 @@ def test_lowered_stack_of_layers_equals_the_readable_one(routing, activation, re
     assert error < 1e-12
 
 
-@pytest.mark.parametrize(("name", "batch"), [("mnist", 2), ("cifar10", 1)])
+@pytest.mark.parametrize(("name", "batch"), [("mnist", 2), ("cifar10", 1), ("paper", 1)])
 def test_lowered_preset_equals_the_readable_one(name, batch):
     assert largest_difference(preset(name), batch=batch, reconstruction=True) < 1e-12
 
@@ -206,8 +211,8 @@ def test_stages_of_earlier_iterations_are_those_of_a_shorter_routing():
 @pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize(
     "config",
-    [SMALL, altered(SMALL, primary_activation="squash"), STACK],
-    ids=["small", "squash", "stack"],
+    [SMALL, altered(SMALL, primary_activation="squash"), STACK, PAPER],
+    ids=["small", "squash", "stack", "paper"],
 )
 def test_every_stage_is_the_readable_one_in_another_layout(config, routing):
     model = lively_model(config).double()
@@ -291,6 +296,11 @@ def test_claims_of_layers_with_the_same_operators_are_merged():
     assert claims_of(STACK) == (
         Claim("routing of 2 iterations, routing of 3 iterations", COUPLINGS, 1 + 2, 1 + 2),
     )
+
+
+def test_leaky_routing_claims_the_exponentials_of_its_extra_logit():
+    expected = Claim("routing of 2 iterations, routing of 3 iterations", COUPLINGS, 2 + 2, 2 + 2)
+    assert claims_of(PAPER) == (expected,)
 
 
 def test_a_layer_that_is_not_lowered_may_hold_more_of_what_others_claim():

@@ -16,6 +16,11 @@ from capsnet.training.forms import encode
 from capsnet.training.frequency import _fourier_bases, frequency_conv2d
 
 TINY = preset("tiny")
+PAPER_LAYERS = (
+    DynamicConfig(6, 5, 2, bias=True, leaky=True),
+    DynamicConfig(4, 3, bias=True),
+    DynamicConfig(3, 4, 1, bias=True, leaky=True),
+)
 ENCODERS = {
     "tiny": (TINY, 3),
     "tiny-squash": (altered(TINY, primary_activation="squash"), 3),
@@ -35,6 +40,10 @@ ENCODERS = {
                 DynamicConfig(3, 4, 5),
             ),
         ),
+        3,
+    ),
+    "paper": (
+        altered(TINY, primary_activation="squash", capsule_layers=PAPER_LAYERS),
         3,
     ),
     # 42 x 42 positions behind the stem: too many for the Fourier form
@@ -178,7 +187,7 @@ def test_the_training_encoder_equals_the_readable_network(config, batch, lively)
     torch.testing.assert_close(found, capsules, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-squash", "stack", "large-image"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-squash", "stack", "paper", "large-image"])
 def test_the_training_encoder_has_the_gradients_of_the_readable_network(name, lively):
     config, batch = ENCODERS[name]
     model = lively(altered(config, decoder_sizes=None))

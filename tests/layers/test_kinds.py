@@ -10,9 +10,14 @@ import sys
 
 import pytest
 
+import capsnet.importers
 import capsnet.layers
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ConfigError
+from capsnet.importers.adambielski import TrainedLogitsConfig
+from capsnet.importers.cedrickchee import AcrossCapsulesConfig, NormalisedConfig
+from capsnet.importers.gram_ai import InputCoupledConfig, SoftmaxLengthsConfig
+from capsnet.importers.keras import KerasDynamicConfig, KerasLengthsConfig, KerasPrimaryConfig
 from capsnet.layers import KINDS
 from capsnet.layers.activated import ActivatedConfig
 from capsnet.layers.attention import AttentionConfig
@@ -41,17 +46,24 @@ LAYERS = {
     "convolutional": ConvolutionalConfig((6, 6), 3, SelfRoutingConfig(8, 16), 2),
     "dense": DecoderConfig((7, 8), alone=True),
     "transposed": TransposedConfig((5, 4)),
+    "trained-logits": TrainedLogitsConfig(10, 16, 4),
+    "input-coupled": InputCoupledConfig(10, 16),
+    "softmax-lengths": SoftmaxLengthsConfig(),
+    "normalised": NormalisedConfig(8, 5, 0.1307, 0.3081),
+    "across-capsules": AcrossCapsulesConfig(4, 8),
+    "keras-primary": KerasPrimaryConfig(4, 8),
+    "keras-dynamic": KerasDynamicConfig(10, 16),
+    "keras-lengths": KerasLengthsConfig(),
 }
 
 
 def test_the_table_lists_every_module_that_defines_a_kind():
     found = {}
-    for module in pkgutil.iter_modules(capsnet.layers.__path__):
-        names = vars(importlib.import_module(f"capsnet.layers.{module.name}"))
-        for value in names.values():
-            if isinstance(value, type) and issubclass(value, Kind) and "kind" in vars(value):
-                assert value.__module__.rpartition(".")[2] in KINDS.values()
-                found[value.kind] = value.__module__.rpartition(".")[2]
+    for package in (capsnet.layers, capsnet.importers):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if isinstance(value, type) and issubclass(value, Kind) and "kind" in vars(value):
+                    found[value.kind] = value.__module__
     assert found == KINDS
 
 
@@ -63,7 +75,7 @@ def test_a_kind_is_found_without_importing_its_module_first(kind):
         f"print(Kind.of_kind({kind!r}).__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"capsnet.layers.{KINDS[kind]}"
+    assert done.stdout.strip() == KINDS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,6 +112,14 @@ def test_another_sort_of_layer_is_refused_where_one_is_asked_for():
         (SelfRoutingConfig(6, 5), (36, 4), (6, 6)),
         (EMConfig(6, 2), (36, 5), (6, 5)),
         (ConvolutionalConfig((4, 3), 2, DynamicConfig(6, 5)), (36, 4), (3 * 2 * 6, 5)),
+        (TrainedLogitsConfig(6, 5), (36, 4), (6, 5)),
+        (InputCoupledConfig(6, 5), (36, 4), (6, 5)),
+        (SoftmaxLengthsConfig(), (36, 4), (36, 5)),
+        (NormalisedConfig(5, 3, 0.5, 0.5), (2, 9, 11), (5, 7, 9)),
+        (AcrossCapsulesConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
+        (KerasPrimaryConfig(3, 4, 3, 2), (5, 7, 9), (3 * 4 * 3, 4)),
+        (KerasDynamicConfig(6, 5), (36, 4), (6, 5)),
+        (KerasLengthsConfig(), (36, 4), (36, 5)),
     ],
 )
 def test_a_layer_gives_the_shape_that_its_configuration_says(layer, shape, expected):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import oracle
 
+from capsnet.layers.dense_routing import ROUTINGS, couple, pack_weight
 from capsnet.layers.dynamic import DynamicConfig
 from capsnet.layers.squash import squash
 
@@ -56,6 +57,33 @@ def test_routing_equals_procedure_1(iterations):
     votes = torch.randn(3, 7, 4, 5, dtype=torch.float64)
     routed = dynamic_routing(votes, iterations)
     np.testing.assert_allclose(routed, oracle.dynamic_routing(votes, iterations), rtol=1e-12)
+
+
+@pytest.mark.parametrize("form", [None, *ROUTINGS])
+@pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_bias_and_leaky_routing_equal_the_formulas_in_every_form(form, leaky, iterations):
+    layer = DynamicConfig(4, 5, iterations, bias=True, leaky=leaky).build((7, 3)).double()
+    torch.nn.init.normal_(layer.bias)
+    capsules = 2 * torch.randn(3, 7, 3, dtype=torch.float64)
+    with torch.no_grad():
+        votes = torch.einsum("bid,idoh->bioh", capsules, layer.weight)
+        expected = oracle.dynamic_routing(votes, iterations, layer.bias, leaky)
+        found = layer(capsules)
+        if form is not None:
+            weight = pack_weight(layer.weight)
+            found = ROUTINGS[form](capsules.mT, weight, layer.iterations, layer.bias, leaky)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_leaky_couplings_sum_to_less_than_one():
+    layer = DynamicConfig(4, 5, leaky=True).build((7, 3))
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64)
+    expected = logits.exp() / (1 + logits.exp().sum())
+    torch.testing.assert_close(layer.couple(logits[None, None])[0, 0], expected)
+    for far in (1000 * logits, -1000 * logits):  # finite where an exponential alone would not be
+        assert layer.couple(far[None, None]).isfinite().all()
+        torch.testing.assert_close(couple(far, 0, leaky=True), layer.couple(far[None, None])[0, 0])
 
 
 def test_every_iteration_changes_the_result():

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from capsnet.config import CapsNetConfig
+from capsnet.config import CapsNetConfig, preset
 from capsnet.layers.activated import ActivatedConfig
 from capsnet.layers.attention import AttentionConfig
 from capsnet.layers.base import LayerConfig
@@ -13,7 +13,7 @@ from capsnet.layers.convolutional import ConvolutionalConfig
 from capsnet.layers.convolutions import Convolution, ConvolutionsConfig
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.depthwise import DepthwiseConfig
-from capsnet.layers.dynamic import DynamicConfig
+from capsnet.layers.dynamic import DynamicCapsules, DynamicConfig
 from capsnet.layers.em import EMConfig
 from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.self_routing import SelfRoutingConfig
@@ -40,6 +40,12 @@ _EFFICIENT = _network(
 )
 FAMILY = {
     "dynamic": _network(PrimaryConfig(4, 6, 3, 2), DynamicConfig(5, 7), DynamicConfig(4, 8)),
+    "paper": _network(
+        PrimaryConfig(4, 6, 3, 2, activation="squash"),
+        DynamicConfig(5, 7, 2, bias=True, leaky=True),
+        DynamicConfig(4, 8, bias=True),
+    ),
+    "leaky": _network(PrimaryConfig(4, 6, 3, 2), DynamicConfig(4, 8, leaky=True)),
     "efficient": _EFFICIENT,
     "efficient, stacked": dataclasses.replace(
         _EFFICIENT, capsule_layers=(AttentionConfig(7, 5), DynamicConfig(3, 4))
@@ -77,6 +83,7 @@ FAMILY = {
         ),
         decoder=TransposedConfig((6, 5, 4)),
     ),
+    "self-routing, 32x32 in colour": preset("self-routing"),
     "em": _network(
         ActivatedConfig(4, 4, 3, 2),
         ConvolutionalConfig(_GRID, 2, EMConfig(5, 2)),
@@ -99,6 +106,9 @@ def family_member(config: CapsNetConfig) -> CapsNet:
         for name, weight in model.named_parameters():
             if name.endswith(("prior", "routing", "cost_of_use", "cost_of_absence")):
                 weight.normal_()
+        for layer in model.capsule_layers:
+            if isinstance(layer, DynamicCapsules) and layer.bias is not None:
+                layer.bias.normal_(std=0.2)
         for layer in (model.eval().primary, *model.capsule_layers):
             for weight in (w for w in layer.parameters() if w.dim() > 2):
                 values = _lengths(model, images, layer)

@@ -25,8 +25,13 @@ def squash(poses: npt.ArrayLike) -> Array:
     return squashed
 
 
-def dynamic_routing(votes: npt.ArrayLike, iterations: int) -> Array:
-    """Procedure 1; votes ``[batch, in_capsules, out_capsules, dim]`` to output capsules."""
+def dynamic_routing(
+    votes: npt.ArrayLike, iterations: int, bias: npt.ArrayLike = 0.0, leaky: bool = False
+) -> Array:
+    """Procedure 1; votes ``[batch, in_capsules, out_capsules, dim]`` to output capsules.
+
+    A bias is added to what is squashed; leaky routing has one more logit, which stays zero.
+    """
     u_hat = np.asarray(votes, np.float64)
     batch, inputs, outputs, dim = u_hat.shape
     capsules = np.empty((batch, outputs, dim))
@@ -36,10 +41,10 @@ def dynamic_routing(votes: npt.ArrayLike, iterations: int) -> Array:
             s = np.zeros((outputs, dim))
             for i in range(inputs):
                 c = np.exp(b[i] - b[i].max())
-                c /= c.sum()
+                c /= c.sum() + (np.exp(-b[i].max()) if leaky else 0)
                 for j in range(outputs):
                     s[j] += c[j] * u_hat[image, i, j]
-            v = squash(s)
+            v = squash(s + np.asarray(bias, np.float64))
             for i in range(inputs):
                 for j in range(outputs):
                     b[i, j] += u_hat[image, i, j] @ v[j]
