@@ -10,8 +10,13 @@ from support.faults import first_wrong_stage
 from support.networks import random_images
 
 import capsnet
+from capsnet.checkpoint import save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.export.lower import lower
+from capsnet.jobs import ExportSettings, export_artifacts
+from capsnet.networks import NetworkSource
+from capsnet.runtime.proof.proof import prove
+from capsnet.runtime.proof.request import Request
 from capsnet.stages import record_stages
 
 
@@ -76,6 +81,21 @@ def test_exports_are_proven(name, suffix, precision, tmp_path):
         device="cpu",
     )
     assert certificate.passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILY)
+def test_int8_is_within_its_budget(name, tmp_path):
+    save_checkpoint(family_member(FAMILY[name]), tmp_path / "model.safetensors")
+    np.save(tmp_path / "images.npy", random_images(FAMILY[name], 64))
+    network = NetworkSource(tmp_path / "model.safetensors")
+    request = Request(network, tmp_path / "images.npy", device="cpu")
+    settings, path = ExportSettings("int8"), tmp_path / "model.onnx"
+    others = random_images(FAMILY[name], 64, seed=7)
+    export_artifacts({"onnx": path}, request, settings, proven=False, calibration=others)
+    certificate = prove(path, request).certificate
+    assert certificate.passed, certificate.failures
+    assert "DequantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
 
 
 @pytest.mark.slow

@@ -361,6 +361,13 @@ def test_without_inputs_the_message_names_them(folder):
         read_network(dataclasses.replace(request_of(folder), images=None))
 
 
+def run(arguments):
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
 def test_command_line_refuses_before_it_writes(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["export", "--format", "onnx", "--images", str(folder / "rows.npz")]
@@ -369,9 +376,7 @@ def test_command_line_refuses_before_it_writes(folder, tmp_path, monkeypatch, ca
         (["--model", f"{folder / 'net.py'}:none"], 3),
         (["--model", f"{folder / 'net.py'}:make", "--reconstruction", "--no-verify"], 3),
     ):
-        with pytest.raises(SystemExit) as ended:
-            main([*options, *more])
-        assert ended.value.code == code
+        assert run([*options, *more]) == code
         assert capsys.readouterr().err.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
 
@@ -403,10 +408,10 @@ def test_front_door_takes_a_module_of_the_script_itself(folder, tmp_path):
 def test_command_line_exports_proves_and_verifies(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = ["--model", f"{folder / 'net.py'}:make", "--images", str(folder / "rows.npz")]
-    assert main(["export", "--format", "onnx", *model, "--json", "e.json", "--device", "cpu"]) == 0
+    assert run(["export", "--format", "onnx", *model, "--json", "e.json", "--device", "cpu"]) == 0
     [found] = json.loads((tmp_path / "e.json").read_text())["artifacts"]
     assert found["verdict"] == "pass"
-    assert main(["verify", "capsnet.onnx", *model, "--device", "cpu", "--report", "r.html"]) == 0
+    assert run(["verify", "capsnet.onnx", *model, "--device", "cpu", "--report", "r.html"]) == 0
     assert (tmp_path / "r.html").stat().st_size > 1000
 
 
