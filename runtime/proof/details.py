@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.runtime.proof.collect import Array, Collected, Images
@@ -15,13 +16,19 @@ _WORST = 8
 _EDGES = np.arange(-12.0, 0.5, 0.5)  # powers of ten
 
 
-def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images) -> Details | None:
+def details_of(
+    collected: Collected,
+    metadata: ArtifactMetadata,
+    images: Images,
+    labels: npt.NDArray[np.int64] | None = None,
+) -> Details | None:
     """The details of a comparison, at the largest batch size that ran all images, well formed.
 
     Args:
         collected: the results of all runs.
         metadata: of the artifact.
         images: float32 ``[n, channels, height, width]``, those that were run.
+        labels: their true classes ``[n]``, where they are known.
 
     Returns:
         The details; None if there is no such batch size.
@@ -51,6 +58,7 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Images)
         tuple(
             WorstImage(
                 index=int(index),
+                label=None if labels is None else int(labels[index]),
                 error=float(error[index]),
                 pixels=_pixels(images[index]),
                 golden=_scores(golden, metadata.decision, int(index)),

@@ -28,11 +28,13 @@ class ProofImages(NamedTuple):
         source: where they are from, in words.
         images: float32 ``[n, channels, height, width]``, values 0..1.
         labels: the true classes int64 ``[n]``; None where they are not known.
+        total: how many images the source holds, of which these are spread evenly.
     """
 
     source: str
     images: npt.NDArray[np.float32]
     labels: Labels | None
+    total: int
 
 
 def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str) -> ProofImages:
@@ -63,7 +65,8 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
         labels = _read_labels(request.labels, len(pixels))
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
-    return ProofImages(source, images, None if labels is None else labels[chosen])
+    known = None if labels is None else labels[chosen]
+    return ProofImages(source, images, known, len(pixels))
 
 
 def _bundled(
@@ -84,7 +87,8 @@ def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImage
     wanted = set(chosen.tolist())
     stream = enumerate(stream_images([path], config.image_shape))
     images = np.stack([image for n, (_, image) in stream if n in wanted])
-    return ProofImages(path.name, images, None if labels is None else labels[chosen])
+    known = None if labels is None else labels[chosen]
+    return ProofImages(path.name, images, known, total)
 
 
 def _read_labels(path: Path, images: int) -> Labels:
