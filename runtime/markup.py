@@ -35,6 +35,7 @@ p { margin: .3rem 0; max-width: 46rem; }
 .pass { color: var(--good); } .fail { color: var(--bad); }
 header { border: 1px solid var(--line); border-left: .4rem solid; border-radius: .4rem;
   padding: .8rem 1rem; margin: 1rem 0; }
+header:not([class]) { border-left-color: var(--artifact); }
 header.pass { border-left-color: var(--good); } header.fail { border-left-color: var(--bad); }
 header.pass > *, header.fail > * { color: CanvasText; }
 header .verdict { font-size: 1.15rem; font-weight: 600; text-wrap: balance; }
