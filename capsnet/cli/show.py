@@ -15,7 +15,6 @@ from capsnet.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from capsnet.runtime.proof.request import Request
     from capsnet.runtime.sessions.base import Device
     from capsnet.runtime.show.results import Shown
 
@@ -65,6 +64,7 @@ def show_command(
     from capsnet.bundled import checkpoint_file
     from capsnet.files import atomic_path
     from capsnet.runtime.proof.request import Request
+    from capsnet.runtime.show.files import shown_of
     from capsnet.runtime.show.page import render
     from capsnet.runtime.show.sheets import SHEETS
 
@@ -72,7 +72,7 @@ def show_command(
     pictures = {part: output.with_suffix(f".{part}.png") for part in SHEETS if png}
     out.reserve({f"the {part} file": p for part, p in pictures.items()}, {"the network": path})
     with out.console.status(f"running {path.name}"):
-        shown = _collect(path, Request(path, images, samples, device))
+        shown = shown_of(path, Request(path, images, samples, device))
     with atomic_path(output) as temporary:
         temporary.write_text(render(shown), encoding="utf-8")
     written = [output, *_write_pictures(shown, pictures)]
@@ -83,60 +83,6 @@ def show_command(
     for part, why in shown.missing.items():
         out.console.print(f"{part}: not all is shown: {why}", markup=False)
     out.console.print(f"written to {', '.join(map(str, written))}", markup=False)
-
-
-def _collect(path: Path, request: "Request") -> "Shown":
-    """What is shown of a checkpoint, or of an artifact where the file is one."""
-    from capsnet.errors import ArtifactError
-    from capsnet.runtime.sessions.opening import artifact_format
-
-    try:
-        artifact_format(path)
-    except ArtifactError:
-        return _of_checkpoint(path, request)
-    return _of_artifact(path, request)
-
-
-def _of_checkpoint(path: Path, request: "Request") -> "Shown":
-    import torch
-
-    from capsnet.checkpoint import load_checkpoint
-    from capsnet.device import choose_device, why_torch_has_no_cuda
-    from capsnet.files import file_sha256
-    from capsnet.runtime.proof.images import load_images
-    from capsnet.runtime.show.collect import collect
-
-    model = load_checkpoint(path)
-    why = why_torch_has_no_cuda() if request.device != "cpu" else ""
-    where = choose_device(request.device, why, path).device
-    model.to(where)
-
-    def run(images: Any) -> Any:
-        with torch.no_grad():
-            outputs = model.outputs_by_name(torch.from_numpy(images).to(where))
-        return {name: values.cpu().numpy() for name, values in outputs.items()}
-
-    given = load_images(request, model.config, file_sha256(path))
-    return collect(path.name, run, "lengths", given, model=model)
-
-
-def _of_artifact(path: Path, request: "Request") -> "Shown":
-    from capsnet.config import CapsNetConfig
-    from capsnet.errors import ArtifactError
-    from capsnet.runtime.proof.images import load_images
-    from capsnet.runtime.sessions.opening import open_session
-    from capsnet.runtime.show.collect import collect
-
-    session = open_session(path, request.device)
-    metadata = session.metadata
-    if metadata.decision is None:
-        raise ArtifactError(
-            f"{path} classifies nothing, expected a network with an output that names the class; "
-            "run its session instead"
-        )
-    config = CapsNetConfig.from_dict(metadata.config)
-    given = load_images(request, config, metadata.checkpoint_sha256 or "")
-    return collect(path.name, session.run, metadata.decision, given)
 
 
 def _write_pictures(shown: "Shown", pictures: dict[str, Path]) -> list[Path]:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from support.artifacts import edited, onnx_bytes, with_weight
+from support.browser import layout_of, needs_browser
 from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
@@ -17,10 +16,6 @@ from capsnet.runtime.proof.proof import Prover
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ImageSet
 from capsnet.runtime.proof.words import causes, verdict_words
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 
 
 @pytest.fixture(scope="module")
@@ -119,35 +114,12 @@ def test_page_needs_no_network_and_runs_no_script(proofs):
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_browser_shows_the_verdict_first_and_every_picture_within_its_width(
     proofs, tmp_path, width
 ):
-    # The browser fills in the title: how wide the page became, how many pictures it could draw, and
-    # where the first verdict ends.
-    measure = """<script>onload = () => { const images = [...document.images];
-    document.title = [innerWidth, document.documentElement.scrollWidth,
-      images.filter(i => i.complete && i.naturalWidth > 0).length,
-      Math.ceil(document.querySelector(".verdict").getBoundingClientRect().bottom)].join(" ")
-    }</script>"""
-    page = tmp_path / "page.html"
-    page.write_text(render(proofs) + measure, encoding="utf-8")
-    found = subprocess.run(
-        [
-            BROWSER,
-            *("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}"),
-            *(f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"),
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    title = re.search(r"<title>([\d ]+)</title>", found.stdout)[1]
-    inner, scroll, drawn, verdict = map(int, title.split())
-    assert scroll <= inner
-    assert inner <= max(width, 500)  # browsers have a least width for their windows
-    assert drawn == 32
-    assert verdict < 400
+    layout = layout_of(render(proofs), tmp_path, width)
+    assert layout.page <= layout.window
+    assert layout.pictures == 32
+    assert layout.header < 800  # of 900 pixels, below the verdicts of both files

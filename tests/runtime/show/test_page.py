@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.browser import layout_of, needs_browser
 from support.networks import SMALL, lively_model, random_images
 
 from capsnet.runtime.markup import png
@@ -91,6 +92,27 @@ def test_every_part_is_a_picture(shown):
         assert picture.std() > 1
         restored = np.asarray(Image.open(io.BytesIO(png(picture))).convert("RGB"))
         np.testing.assert_array_equal(restored, picture)
+
+
+def test_figures_hold_the_pictures(shown):
+    pytest.importorskip("matplotlib")
+    from capsnet.runtime.show.figures import figures
+
+    drawn, pictures = figures(shown), sheets(shown)
+    assert set(drawn) == set(pictures)
+    file = io.BytesIO()
+    drawn["tweaks"].savefig(file)
+    with Image.open(file) as picture:
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), pictures["tweaks"])
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_browser_shows_every_picture_within_its_width(shown, tmp_path, width):
+    page = render(shown)
+    layout = layout_of(page.replace("<details>", "<details open>"), tmp_path, width)
+    assert layout.page <= layout.window
+    assert layout.pictures == page.count("<img ")
 
 
 def test_strip_puts_images_side_by_side():
