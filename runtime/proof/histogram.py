@@ -97,8 +97,9 @@ def _scale(highest: int, height: Callable[[int], float]) -> str:
 
 def _limit(x: float, row: int, name: str) -> str:
     """A line where a budget ends, with its name on the side that has room."""
-    y = 12 + row * 14
-    anchor, offset = ("end", -4) if x > (_LEFT + _RIGHT) / 2 else ("start", 4)
+    y, room = 12 + row * 14, 130
+    left = x > _RIGHT - room if row == 0 else x > _LEFT + room  # away from the other's line
+    anchor, offset = ("end", -4) if left else ("start", 4)
     dash = ' stroke-dasharray="4 3"' if row else ""
     return (
         f'<g fill="var(--bad)"><path d="M{x:.1f} {y - 10}V{_BASE}" stroke="var(--bad)"{dash}/>'
