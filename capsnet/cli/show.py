@@ -81,7 +81,7 @@ def show_command(
         words = f"{shown.right:,} of {shown.images:,} images ({shown.source}) are classified right"
         out.console.print(words, markup=False)
     for part, why in shown.missing.items():
-        out.console.print(f"{part}: not all is shown: {why}", markup=False)
+        out.console.print(f"note: {part}: {why}", markup=False)
     out.console.print(f"written to {', '.join(map(str, written))}", markup=False)
 
 

@@ -61,7 +61,7 @@ def test_artifact_shows_what_it_can(folder):
     assert found["files"] == ["page.html"]
     assert set(found["missing"]) == {"reconstructions", "confusions", "tweaks", "couplings"}
     assert (found["right"], found["confusion_matrix"]) == (None, None)
-    assert "tweaks: not all is shown: " in result.stderr
+    assert "note: tweaks: an artifact does not hold" in result.stderr
     assert (folder / "page.html").read_text(encoding="utf-8").count("Not shown") == 4
 
 
