@@ -264,7 +264,7 @@ def _images(
     from capsnet.runtime.proof.request import Request
 
     request = Request(NetworkSource(asked.checkpoint), asked.images, samples)
-    _, images, labels = load_images(request, model.config, file_sha256(asked.checkpoint))
+    _, images, labels, *_ = load_images(request, model.config, file_sha256(asked.checkpoint))
     return images, labels
 
 

@@ -8,6 +8,7 @@ from capsnet.cli.export import export_command
 from capsnet.cli.import_ import import_command
 from capsnet.cli.inspect import inspect_command
 from capsnet.cli.predict import predict_command
+from capsnet.cli.show import show_command
 from capsnet.cli.train import train_command
 from capsnet.cli.verify import verify_command
 
@@ -26,6 +27,7 @@ for _command in (
     inspect_command,
     predict_command,
     bench_command,
+    show_command,
     train_command,
     import_command,
     doctor_command,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from capsnet.artifact import ArtifactMetadata
 from capsnet.data.batch import Rows, named
@@ -17,7 +18,12 @@ _IMAGES = 4  # axes of an array of images
 _EDGES = np.arange(-12.0, 0.5, 0.5)  # powers of ten
 
 
-def details_of(collected: Collected, metadata: ArtifactMetadata, images: Rows) -> Details | None:
+def details_of(
+    collected: Collected,
+    metadata: ArtifactMetadata,
+    images: Rows,
+    labels: npt.NDArray[np.int64] | None = None,
+) -> Details | None:
     """The details of a comparison, at the largest batch size that ran all images, well formed.
 
     Args:
@@ -25,6 +31,7 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Rows) -
         metadata: of the artifact.
         images: float32 ``[n, channels, height, width]``, those that were run, or the rows of other
             inputs; the first of them is drawn where it is of images.
+        labels: their true classes ``[n]``, where they are known.
 
     Returns:
         The details; None if there is no such batch size.
@@ -55,6 +62,7 @@ def details_of(collected: Collected, metadata: ArtifactMetadata, images: Rows) -
         tuple(
             WorstImage(
                 index=int(index),
+                label=None if labels is None else int(labels[index]),
                 error=float(error[index]),
                 pixels=_pixels(pictured[index]) if pictured.ndim == _IMAGES else (),
                 golden=_scores(golden, metadata.decision, int(index)),

@@ -32,11 +32,13 @@ class ProofImages(NamedTuple):
         source: where they are from, in words.
         images: float32 ``[n, channels, height, width]``, values 0..1, or the rows of other inputs.
         labels: the true classes int64 ``[n]``; None where they are not known.
+        total: how many images the source holds, of which these are spread evenly.
     """
 
     source: str
     images: Any
     labels: Labels | None
+    total: int
 
 
 def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str) -> ProofImages:
@@ -67,7 +69,8 @@ def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str)
         labels = _read_labels(request.labels, len(pixels))
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
-    return ProofImages(source, images, None if labels is None else labels[chosen])
+    known = None if labels is None else labels[chosen]
+    return ProofImages(source, images, known, len(pixels))
 
 
 def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
@@ -113,7 +116,7 @@ def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
         labels = _read_labels(request.labels, total)
     chosen = spread(total, request.samples)
     rows = Batch({name: _floats(path, name, arrays[name][chosen]) for name in names})
-    return ProofImages(path.name, rows, None if labels is None else labels[chosen])
+    return ProofImages(path.name, rows, None if labels is None else labels[chosen], total)
 
 
 def _floats(path: Path, name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -149,7 +152,8 @@ def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImage
     wanted = set(chosen.tolist())
     stream = enumerate(stream_images([path], config.image_shape))
     images = np.stack([image for n, (_, image) in stream if n in wanted])
-    return ProofImages(path.name, images, None if labels is None else labels[chosen])
+    known = None if labels is None else labels[chosen]
+    return ProofImages(path.name, images, known, total)
 
 
 def _read_labels(path: Path, images: int) -> Labels:

@@ -1,41 +1,37 @@
-"""Verification as one self-contained web page: no script, no network, readable on a telephone."""
+"""Verification as one self-contained web page: the verdict and the worst first, the rest folded."""
 
-import base64
-import html
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from capsnet.errors import counted
+from capsnet.runtime.markup import document, figure, fold, mark, picture, table, text, tiles
+from capsnet.runtime.proof import histogram
 from capsnet.runtime.proof.results import (
     Certificate,
+    Check,
     Details,
     HardInput,
-    Histogram,
     ParityResult,
-    Pixels,
     Proof,
     WorstImage,
+)
+from capsnet.runtime.proof.words import (
+    budget_words,
+    causes,
+    share_words,
+    used_words,
+    verdict_words,
+    worst_checks,
 )
 
 __all__ = ["render"]
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bad: #c62828; --good: #2e7d32; --own: #9e9e9e;
-  --artifact: #1565c0; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 60rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.pass { color: var(--good); } .fail { color: var(--bad); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; display: block; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid var(--line); border-radius: .4rem; padding: .6rem; }
-figure img { width: 5.5rem; image-rendering: pixelated; background: #000; }
-figcaption, .note { font-size: .85rem; overflow-wrap: anywhere; }
-"""
+_GOLDEN = (
+    "Golden is the readable network in float64: the right numbers. The baseline is the same "
+    "network in float32, run eagerly by PyTorch: what rounding alone costs."
+)
+_SCORES = 3  # classes of an image that are listed
 
 
 def render(proofs: Sequence[Proof]) -> str:
@@ -47,167 +43,209 @@ def render(proofs: Sequence[Proof]) -> str:
     Returns:
         HTML.
     """
-    body = "".join(_artifact(proof) for proof in proofs)
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>CapsNet parity report</title><style>{_STYLE}</style>{body}</html>\n"
-    )
+    certificates = [proof.certificate for proof in proofs]
+    wrong = [c.artifact.file for c in certificates if not c.passed]
+    title = f"FAIL: {', '.join(wrong)}" if wrong else "pass: CapsNet parity report"
+    overview = ""
+    if len(proofs) > 1:
+        rows = [
+            f"<li class={c.verdict}><a href=#artifact{n}>{text(c.artifact.file)}</a> "
+            f"{text(verdict_words(c))}"
+            for n, c in enumerate(certificates)
+        ]
+        overview = f"<ul>{''.join(rows)}</ul>"
+    body = "".join(_artifact(proof, f"artifact{n}") for n, proof in enumerate(proofs))
+    return document(title, overview + body)
 
 
-def _artifact(proof: Proof) -> str:
+def _artifact(proof: Proof, anchor: str) -> str:
     certificate = proof.certificate
     parity = certificate.parity
-    verdict = "computes the same numbers" if certificate.passed else "computes WRONG numbers"
     parts = [
-        f"<h1>{_text(certificate.artifact.file)} "
-        f"<span class={certificate.verdict}>{verdict}</span></h1>",
-        f"<ul>{''.join(f'<li class=note>{_text(fact)}' for fact in _facts(certificate))}</ul>",
+        f"<header id={anchor} class={certificate.verdict}><h1>{text(certificate.artifact.file)}"
+        f"</h1><div class=verdict>{text(verdict_words(certificate))}</div>"
+        f"{tiles(_summary(certificate))}</header>",
+        *(f"<p class=note>{text(note)}</p>" for note in parity.not_judged),
     ]
-    if certificate.failures:
-        items = "".join(f"<li>{_text(failure)}" for failure in certificate.failures)
+    wrong = causes(certificate)
+    if wrong:
+        items = "".join(
+            f"<li>{text(cause.text)}"
+            + (
+                f" <span class=note>({cause.failures} failures of one kind)</span>"
+                * (cause.failures > 1)
+            )
+            for cause in wrong
+        )
         parts.append(f"<h2 class=fail>What is wrong</h2><ul>{items}</ul>")
-    parts += ["<h2>Errors against the float64 model</h2>", _checks(parity)]
-    parts += ["<h2>Hard inputs</h2>", _hard_inputs(certificate.hard_inputs)]
+    parts += [_errors(certificate), _flips(certificate), _hard_inputs(certificate.hard_inputs)]
     if proof.details is not None:
-        parts.append(_details(proof.details))
+        parts += [_histograms(proof.details, parity), _worst_images(proof.details, certificate)]
+    facts = "".join(f"<li>{text(fact)}" for fact in _facts(certificate))
+    parts.append(fold("The file, and where it was run", f"<ul class=note>{facts}</ul>"))
     return "".join(parts)
 
 
-def _facts(certificate: Certificate) -> list[str]:
-    artifact, parity = certificate.artifact, certificate.parity
-    compared = f"{parity.images} images ({certificate.images.source})"
+def _summary(certificate: Certificate) -> list[tuple[str, str, str]]:
+    """The tiles: what decides the verdict."""
+    parity, hard = certificate.parity, certificate.hard_inputs
+    images = certificate.images
+    source = images.source if images.total is None else f"of {images.total:,}, {images.source}"
+    found = [("images", f"{parity.images:,}", source)]
+    for name, check in list(worst_checks(parity).items())[:1]:
+        found.append(("budget used", used_words(check.used), f"{name}, batch {check.batch_size}"))
     if parity.agreement is not None:
-        compared += f", class agreement {parity.agreement:.2%}, {len(parity.flips)} flips"
+        kept = share_words(parity.agreement, parity.images)
+        found.append(("class as golden", kept, counted(len(parity.flips), "flip")))
+    if parity.accuracy is not None:
+        right, golden = (
+            share_words(share, parity.images)
+            for share in (parity.accuracy.candidate, parity.accuracy.golden)
+        )
+        found.append(("class right", right, f"golden: {golden}"))
+    passed = sum(result.passed for result in hard)
+    return [*found, ("hard inputs", f"{passed} of {len(hard)}", "passed")]
+
+
+def _facts(certificate: Certificate) -> list[str]:
+    artifact, accuracy = certificate.artifact, certificate.parity.accuracy
     facts = [
         f"{artifact.format}, {artifact.bytes / 1e6:.1f} MB, SHA-256 {artifact.sha256}",
-        f"run on {certificate.device}: "
-        + ", ".join(f"{count} nodes on {name}" for name, count in certificate.providers.items()),
-        compared,
+        f"checkpoint: SHA-256 {certificate.checkpoint_sha256}",
+        f"run on {certificate.device} ({certificate.device_reason}): "
+        + ", ".join(f"{counted(n, 'node')} on {name}" for name, n in certificate.providers.items()),
     ]
-    if parity.accuracy is not None:
-        facts += [
-            f"accuracy of the float64 model: {parity.accuracy.golden:.2%}",
-            f"accuracy of the eager float32 model: {parity.accuracy.baseline:.2%}",
-            f"accuracy of the artifact: {parity.accuracy.candidate:.2%}",
-        ]
-    facts += parity.not_judged
+    if accuracy is not None:
+        facts.append(
+            f"accuracy: golden {accuracy.golden:.2%}, baseline {accuracy.baseline:.2%}, "
+            f"artifact {accuracy.candidate:.2%}"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in certificate.environment.items())
     return [*facts, f"environment: {versions}"]
 
 
-def _checks(parity: ParityResult) -> str:
+def _errors(certificate: Certificate) -> str:
+    parity, precision = certificate.parity, certificate.artifact.metadata.precision
+    own = "The budget was overridden by --atol and --rtol. " if parity.overridden else ""
+    rows = [
+        (*_used(check), str(check.batch_size), f"{parity.baseline[name].max:.2e}")
+        for name, check in worst_checks(parity).items()
+    ]
+    checks = sorted(parity.checks, key=lambda check: (-check.used, check.output))
+    batches = counted(len({check.batch_size for check in checks}), "batch size")
+    return (
+        f"<h2>Errors against golden</h2><p>{_GOLDEN} {own}"
+        f"{text(budget_words(parity.budget, precision))}</p>"
+        + table((*_USED, "batch", "baseline's"), rows)
+        + fold(f"All {batches}, the worst first", _all_checks(checks))
+    )
+
+
+_USED = ("output", "", "max error", "limit", "budget used")
+
+
+def _used(check: Check) -> tuple[str, ...]:
+    return (
+        text(check.output),
+        mark(check.passed),
+        f"{check.errors.max:.2e}",
+        f"{check.allowed['max']:.2e}",
+        used_words(check.used),
+    )
+
+
+def _all_checks(checks: Sequence[Check]) -> str:
     rows = [
         (
-            _text(check.output),
+            *_used(check),
             str(check.batch_size),
             str(check.images),
-            *(f"{error:.2e}" for error in (check.errors.max, check.errors.p99, check.errors.rms)),
-            f"{parity.baseline[check.output].max:.2e}",
-            f"{check.allowed['max']:.2e}",
-            f"{check.used:.0%}",
+            *(
+                f"{getattr(check.errors, key):.2e} of {check.allowed[key]:.2e}"
+                for key in ("p99", "rms")
+            ),
             f"{check.errors.cosine:.9f}",
-            _verdict(check.passed),
         )
-        for check in parity.checks
+        for check in checks
     ]
-    errors = ("max", "p99", "RMS", "eager's max", "max allowed", "budget used", "cosine", "")
-    heads = ("output", "batch", "images", *errors)
-    return _table(heads, rows)
+    return table((*_USED, "batch", "images", "p99", "RMS", "cosine"), rows)
+
+
+def _flips(certificate: Certificate) -> str:
+    """The images whose class is another one, those with the largest golden lead first."""
+    flips = sorted(certificate.parity.flips.items(), key=lambda flip: -flip[1])
+    if not flips:
+        return ""
+    rows = [(str(certificate.images.index_of(image)), f"{gap:.2e}") for image, gap in flips]
+    drawn = table(("image", "golden lead of its class"), rows)
+    return fold(f"{counted(len(flips), 'image')} of another class than golden", drawn)
 
 
 def _hard_inputs(results: Sequence[HardInput]) -> str:
+    def used(result: HardInput) -> float:
+        return (result.max_error or 0) / result.allowed if result.allowed else 0
+
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2e}"
 
+    ordered = sorted(results, key=lambda result: (result.passed, -used(result)))
     rows = [
         (
-            _text(result.name),
-            str(result.images),
+            text(result.name),
+            mark(result.passed),
             number(result.max_error),
             number(result.allowed),
-            _verdict(result.passed),
+            used_words(used(result)) if result.allowed else "-",
+            str(result.images),
         )
-        for result in results
+        for result in ordered
     ]
-    return _table(("input", "images", "max error", "allowed", ""), rows)
+    passed = sum(result.passed for result in results)
+    heads = ("input", *_USED[1:], "images")
+    summary = f"Hard inputs: {passed} of {len(results)} passed"
+    return fold(summary, table(heads, rows), opened=passed < len(results))
 
 
-def _details(details: Details) -> str:
-    histograms = "".join(
-        f"<h2>Errors of {_text(name)}</h2>{_histogram(histogram)}"
-        for name, histogram in details.histograms.items()
-    )
-    figures = "".join(_figure(image) for image in details.worst)
-    return f"{histograms}<h2>Worst images</h2><div class=images>{figures}</div>"
-
-
-def _histogram(histogram: Histogram) -> str:
-    """Bars of the artifact's errors over those of the eager float32 model."""
-    width, height, base = 640, 150, 120
-    edges = histogram.edges
-    step = width / (len(edges) - 1)
-    highest = max(*histogram.baseline, *histogram.artifact, 1)
-    bars = []
-    for offset, name, counts, colour in (
-        (0.05, "baseline", histogram.baseline, "--own"),
-        (0.5, "artifact", histogram.artifact, "--artifact"),
-    ):
-        for index, count in enumerate(counts):
-            bar = base * count / highest
-            bars.append(
-                f'<rect x="{(index + offset) * step:.1f}" y="{base - bar:.1f}" '
-                f'width="{0.45 * step:.1f}" height="{bar:.1f}" fill="var({colour})">'
-                f"<title>{name}: {count}</title></rect>"
-            )
-    ticks = "".join(
-        f'<text x="{index * step:.1f}" y="{base + 18}" font-size="11" fill="currentColor" '
-        f'text-anchor="middle">1e{edge:.0f}</text>'
-        for index, edge in enumerate(edges)
-        if edge == int(edge) and 0 < index < len(edges) - 1
-    )
+def _histograms(details: Details, parity: ParityResult) -> str:
+    drawn = []
+    for name, errors in details.histograms.items():
+        allowed: Mapping[str, float] = {}
+        for check in parity.checks:  # the largest batch, which ran all images, is the last
+            if check.output == name and check.images == parity.images:
+                allowed = check.allowed
+        exact, edge = errors.artifact[0], 10 ** errors.edges[1]
+        below = f"; {counted(exact, 'element')} of it exact or below {edge:.0e}"
+        drawn.append(
+            f"<div><b>{text(name)}</b>{histogram.draw(errors, allowed)}"
+            f"<div class=note>grey: baseline, blue: artifact{below if exact else ''}</div></div>"
+        )
+    lines = "Red lines are limits: solid for the largest error, dashed for 99 % of the elements."
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(bars)}{ticks}</svg>'
-        "<div class=note>absolute error of an element; "
-        "grey: eager float32 model, blue: artifact</div>"
+        f"<h2>How large the errors are</h2><p class=note>{lines} Both axes are logarithmic.</p>"
+        f"<div class=two>{''.join(drawn)}</div>"
     )
 
 
-def _figure(image: WorstImage) -> str:
-    largest = sorted(range(len(image.golden)), key=lambda label: -image.golden[label])[:3]
+def _worst_images(details: Details, certificate: Certificate) -> str:
+    figures = "".join(_figure(image, certificate) for image in details.worst)
+    images = certificate.images
+    return (
+        f"<h2>Images with the largest errors</h2><p class=note>Numbered as in "
+        f"{text(images.source)}, from 0.</p><div class=images>{figures}</div>"
+    )
+
+
+def _figure(image: WorstImage, certificate: Certificate) -> str:
+    largest = sorted(range(len(image.golden)), key=lambda label: -image.golden[label])[:_SCORES]
     rows = [
         (str(label), f"{image.golden[label]:.6f}", f"{image.artifact[label]:.6f}")
         for label in largest
     ]
-    scores = _table(("class", "float64", "artifact"), rows) if rows else ""
+    scores = table(("class", "golden", "artifact"), rows) if rows else ""
     pictures = {"image": image.pixels, **image.pictures}
-    drawn = " ".join(_image(pixels, name) for name, pixels in pictures.items())
-    return (
-        f"<figure>{drawn}<figcaption>image {image.index}, error {image.error:.2e}{scores}"
-        "</figcaption></figure>"
+    drawn = [(picture(np.array(pixels), name), text(name)) for name, pixels in pictures.items()]
+    label = "" if image.label is None else f", true class {image.label}"
+    caption = (
+        f"<b>image {certificate.images.index_of(image.index)}</b>{label}; error {image.error:.2e}"
     )
-
-
-def _image(pixels: Pixels, name: str) -> str:
-    from PIL import Image  # slow to import, and needed for nothing but pages
-
-    array = np.clip(np.array(pixels) * 255, 0, 255).round().astype(np.uint8)
-    shown = array[0] if len(array) in (1, 2) else np.moveaxis(array[:3], 0, -1)
-    file = io.BytesIO()
-    Image.fromarray(shown).save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{_text(name)}">'
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{cell}" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
-    return f"<div class=scroll><table><tr>{head}{body}</table></div>"
-
-
-def _verdict(passed: bool) -> str:
-    return "<span class=pass>pass</span>" if passed else "<span class=fail>FAIL</span>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    return figure(drawn, caption + scores)

@@ -69,7 +69,7 @@ class Prover:
         self._request = request
         self._name = request.network.name
         self._network, self._digest, given = network_and_images(request)
-        self._source, self._images, self._labels = given
+        self._source, self._images, self._labels, self._total = given
         self._golden = EagerModel(self._network, torch.float64)
         self._baseline = EagerModel(self._network, torch.float32)
 
@@ -96,7 +96,9 @@ class Prover:
         collected = collect(self._golden, self._baseline, session, self._images)
         parity = judge(collected, session.metadata, self._labels, request.tolerance)
         hard = self._hard_inputs.check(session)
-        details = details_of(collected, session.metadata, self._images) if request.details else None
+        details = None
+        if request.details:
+            details = details_of(collected, session.metadata, self._images, self._labels)
         return Proof(self._certificate(artifact, session, parity, hard), details)
 
     @functools.cached_property
@@ -128,12 +130,13 @@ class Prover:
         hard_inputs: tuple[HardInput, ...],
     ) -> Certificate:
         passed = parity.passed and all(result.passed for result in hard_inputs)
+        count = len(self._images)
         return Certificate(
             schema_version=SCHEMA_VERSION,
             verdict="pass" if passed else "fail",
             artifact=ArtifactFile.describe(artifact, session),
             checkpoint_sha256=self._digest,
-            images=ImageSet(self._source, len(self._images)),
+            images=ImageSet(self._source, count, self._total if count < self._total else None),
             device=session.device,
             device_reason=session.device_reason,
             providers=session.providers(),

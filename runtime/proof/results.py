@@ -202,10 +202,21 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images that an artifact was compared on: where they are from, and how many."""
+    """The images that an artifact was compared on.
+
+    Attributes:
+        source: where they are from.
+        count: how many were compared; certificates count them from 0.
+        total: how many there are, of which those are spread evenly; None where all were compared.
+    """
 
     source: str
     count: int
+    total: int | None = None
+
+    def index_of(self, compared: int) -> int:
+        """The index in the source of one of the images that were compared (see ``spread``)."""
+        return compared if self.total is None else compared * self.total // self.count
 
 
 @dataclass(frozen=True)
@@ -269,7 +280,8 @@ class WorstImage:
     """One of the images with the largest error.
 
     Attributes:
-        index: of the image.
+        index: of the image, among those that were compared.
+        label: its true class, where that is known.
         error: its largest absolute error.
         pixels: the image.
         golden: the golden values of the output that decides the class; empty without one.
@@ -278,6 +290,7 @@ class WorstImage:
     """
 
     index: int
+    label: int | None
     error: float
     pixels: Pixels
     golden: tuple[float, ...]

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from capsnet.errors import counted
 from capsnet.runtime.proof.results import ArtifactFile, Certificate
+from capsnet.runtime.proof.words import causes, share_words, used_words, verdict_words, worst_checks
 
 if TYPE_CHECKING:
     from capsnet.runtime.proof.locate import Stage
@@ -16,66 +17,67 @@ __all__ = ["parity_table", "stage_lines", "summary_lines", "unverified_line"]
 
 
 def parity_table(certificates: Sequence[Certificate]) -> Table:
-    """One row for every output of every artifact: its worst batch size against the baseline."""
+    """One row for every output of every artifact, at the batch size that uses most of its budget.
+
+    The worst output comes first. The 99th percentile or the RMS may use more than the largest error
+    does: then ``budget used`` is more than the share of the limit beside it.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in (
-        "file",
-        "output",
-        "max error",
-        "baseline's",
-        "ratio",
-        "budget used",
-        "RMS",
-        "cosine",
-        "",
-    ):
-        table.add_column(heading, justify="left" if heading in ("file", "output", "") else "right")
+    left = ("file", "output", "")
+    headings = ("max error", "limit", "budget used", "at batch", "baseline's", "RMS", "cosine")
+    for heading in (*left[:2], *headings, left[2]):
+        table.add_column(heading, justify="left" if heading in left else "right")
     for certificate in certificates:
         parity = certificate.parity
-        for row, (name, own) in enumerate(parity.baseline.items()):
-            checks = [check for check in parity.checks if check.output == name]
-            if not checks:
-                continue
-            largest = max(check.errors.max for check in checks)
+        for row, (name, check) in enumerate(worst_checks(parity).items()):
             table.add_row(
                 escape(certificate.artifact.file) if row == 0 else "",
                 name,
-                f"{largest:.2e}",
-                f"{own.max:.2e}",
-                f"{largest / own.max:.2f}" if own.max else "-",
-                f"{max(check.used for check in checks):.0%}",
-                f"{max(check.errors.rms for check in checks):.2e}",
-                f"{min(check.errors.cosine for check in checks):.9f}",
-                _verdict(all(check.passed for check in checks)),
+                f"{check.errors.max:.2e}",
+                f"{check.allowed['max']:.2e}",
+                used_words(check.used),
+                str(check.batch_size),
+                f"{parity.baseline[name].max:.2e}",
+                f"{check.errors.rms:.2e}",
+                f"{check.errors.cosine:.9f}",
+                _verdict(all(c.passed for c in parity.checks if c.output == name)),
             )
     return table
 
 
 def summary_lines(certificate: Certificate) -> list[str]:
-    """Size, verdict, agreement, accuracy and failures of one artifact, a line each."""
-    parity, hard = certificate.parity, certificate.hard_inputs
+    """Size, verdict, classes, accuracy and failures of one artifact, a line each."""
+    parity, hard, count = certificate.parity, certificate.hard_inputs, certificate.parity.images
     where = ", ".join(
         f"{counted(count, 'node')} on {name}" for name, count in certificate.providers.items()
     )
     verdict = "[green]proven[/]" if certificate.passed else "[red]WRONG[/]"
-    images = f"{counted(parity.images, 'image')} ({escape(certificate.images.source)})"
-    lines = [f"{_size(certificate.artifact)}, {verdict} on {certificate.device} ({where})"]
+    source = escape(certificate.images.source)
+    lines = [
+        f"{_size(certificate.artifact)}, {verdict} on {certificate.device} ({where})",
+        verdict_words(certificate),
+    ]
     if parity.agreement is None:
-        lines.append(f"compared on {images}")
+        lines.append(f"compared on {counted(count, 'image')} ({source})")
     else:
-        flips = counted(len(parity.flips), "flip")
-        lines.append(f"class agreement {parity.agreement:.2%} on {images}, {flips}")
+        kept = share_words(parity.agreement, count)
+        lines.append(f"classes: {kept} images keep theirs ({source})")
     if parity.accuracy is not None:
         accuracy = parity.accuracy
         lines.append(
-            f"accuracy: golden {accuracy.golden:.2%}, baseline {accuracy.baseline:.2%}, "
-            f"artifact {accuracy.candidate:.2%}"
+            f"accuracy: golden {share_words(accuracy.golden, count)}, "
+            f"baseline {share_words(accuracy.baseline, count)}, "
+            f"artifact {share_words(accuracy.candidate, count)}"
         )
     lines.append(f"hard inputs: {sum(result.passed for result in hard)} of {len(hard)} passed")
     lines += [f"[yellow]{note}[/]" for note in parity.not_judged]
     if parity.overridden:
         lines.append("[yellow]the error budget was overridden by --atol/--rtol[/]")
-    return lines + [f"[red]FAILED[/] {escape(failure)}" for failure in certificate.failures]
+    return lines + [
+        f"[red]FAILED[/] {escape(cause.text)}"
+        + (f" ({cause.failures} failures of one kind)" if cause.failures > 1 else "")
+        for cause in causes(certificate)
+    ]
 
 
 def unverified_line(artifact: ArtifactFile) -> str:

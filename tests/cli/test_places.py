@@ -36,6 +36,7 @@ VERIFY = "verify model.onnx --checkpoint model.safetensors --images images.npy"
 UNPROVEN = "export --format onnx --checkpoint model.safetensors"
 EXPORT = f"{UNPROVEN} --images images.npy"
 TRAIN = "train --data digits --init model.safetensors"
+SHOW = "show model.safetensors --images images.npy"
 BENCH = "bench model.onnx --checkpoint model.safetensors --images images.npy"
 PREDICT = "predict model.onnx images.npy digits"
 
@@ -69,6 +70,11 @@ PREDICT = "predict model.onnx images.npy digits"
         f"{TRAIN} --output model.safetensors",
         f"{TRAIN} --output x --json x",
         f"{TRAIN} --output x --json x.state",
+        f"{SHOW} --output model.safetensors",
+        f"{SHOW} --output link",
+        f"{SHOW} --output images.npy",
+        f"{SHOW} --output x --json x",
+        f"{SHOW} --png --output x.html --json x.tweaks.png",
         f"{BENCH} --csv model.onnx",
         f"{BENCH} --csv x --plot x",
         f"{BENCH} --csv x.csv --json x.csv",

@@ -35,7 +35,9 @@ def found(errors):
 
 def test_worst_images_come_first_with_their_values():
     errors = np.array([3, 0, 9, 1, 2, 8, 7, 6, 5, 4], np.float32) / 1000
-    details = details_of(collected(Run(10, EVERY, found(errors))), METADATA, IMAGES)
+    labels = np.arange(10) % 5
+    details = details_of(collected(Run(10, EVERY, found(errors))), METADATA, IMAGES, labels)
+    assert [image.label for image in details.worst] == [2, 0, 1, 2, 3, 4, 0, 4]
     assert [image.index for image in details.worst] == [2, 5, 6, 7, 8, 9, 0, 4]
     worst = details.worst[0]
     assert worst.error == pytest.approx(0.009, abs=1e-6)
@@ -73,5 +75,5 @@ def test_without_a_decision_the_first_output_ranks_the_images():
     metadata = dataclasses.replace(METADATA, decision=None)
     errors = np.arange(10, dtype=np.float32) / 1000
     details = details_of(collected(Run(10, EVERY, found(errors))), metadata, IMAGES)
-    assert details.worst[0].index == 9
+    assert (details.worst[0].index, details.worst[0].label) == (9, None)
     assert details.worst[0].golden == details.worst[0].artifact == ()

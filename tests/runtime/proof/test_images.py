@@ -30,10 +30,12 @@ def test_labelled_folder_gives_accuracy(folder):
 def test_samples_are_spread_evenly_over_a_labelled_folder(folder, samples, chosen):
     images = np.arange(10, dtype=np.uint8)[:, None, None].repeat(12, 1).repeat(12, 2)
     idx_folder(folder / "digits", images, np.arange(10) % 5)
-    _, used, labels = loaded(folder, images="digits", samples=samples)
+    _, used, labels, total = loaded(folder, images="digits", samples=samples)
     expected = list(range(10)) if chosen is None else chosen
     assert np.rint(used[:, 0, 0, 0] * 255).astype(int).tolist() == expected
     assert labels.tolist() == [n % 5 for n in expected]
+    named = ImageSet("digits", len(used), total)
+    assert [named.index_of(n) for n in range(len(used))] == expected
 
 
 def test_samples_are_spread_evenly_over_an_array(folder):
@@ -45,7 +47,7 @@ def test_samples_are_spread_evenly_over_an_array(folder):
 
 def test_array_has_no_labels_and_is_limited_to_the_samples(folder):
     certificate = verify(folder, samples=3)
-    assert certificate.images == ImageSet("images.npy", 3)
+    assert certificate.images == ImageSet("images.npy", 3, total=5)
     assert certificate.parity.accuracy is None
 
 

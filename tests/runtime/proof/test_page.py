@@ -1,13 +1,13 @@
 """The report page: complete, self-contained, and as wide as the screen it is on."""
 
+import dataclasses
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from support.artifacts import edited, onnx_bytes, with_weight
+from support.browser import layout_of, needs_browser
 from support.networks import SMALL, lively_model, random_images
 
 from capsnet.checkpoint import save_checkpoint
@@ -15,10 +15,8 @@ from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.page import render
 from capsnet.runtime.proof.proof import Prover
 from capsnet.runtime.proof.request import Request
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
+from capsnet.runtime.proof.results import ImageSet
+from capsnet.runtime.proof.words import causes, verdict_words
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +66,41 @@ class Page(HTMLParser):
 
 def test_page_says_all_that_was_found(proofs):
     page = Page(render(proofs))
-    assert "model.onnx computes the same numbers" in page.words
-    assert "<b>wrong.onnx computes WRONG numbers" in page.words
-    assert all(failure in page.words for failure in proofs[1].certificate.parity.failures)
-    assert page.tags.count("h1") == 2
+    assert "model.onnx computes the same numbers: 0 flips" in page.words
+    assert f"<b>wrong.onnx {verdict_words(proofs[1].certificate)}" in page.words
+    assert all(cause.text in page.words for cause in causes(proofs[1].certificate))
+    assert page.tags.count("h1") == page.tags.count("header") == 2
     assert page.tags.count("svg") == 2 * 3  # a histogram for each output
     assert page.tags.count("img") == 2 * 8 * 2  # the worst images and their reconstructions
     for proof in proofs:
         assert proof.certificate.artifact.sha256 in page.words
         for check in proof.certificate.parity.checks:
             assert f"{check.errors.max:.2e}" in page.words
+
+
+def test_page_shows_the_worst_first_and_folds_the_rest(proofs):
+    text = render(proofs[1:])
+    parity = proofs[1].certificate.parity
+    worst = max(parity.checks, key=lambda check: check.used)
+    shown, folded = text.split("<summary>All ")[0], text.split("<summary>All ")[1]
+    assert shown.count("<tr>") == 1 + 3  # an output each
+    rows = re.findall(r"<tr><td>(\w+).*?([\d.e+-]+)<td>", shown.partition("<table>")[2])
+    assert rows[0] == (worst.output, f"{worst.errors.max:.2e}")
+    assert folded.partition("</details>")[0].count("<tr>") == 1 + len(parity.checks)
+
+
+def test_images_are_those_of_the_source(folder, proofs):
+    """Five of the ten images, the even ones, with a label each."""
+    np.save(folder / "labels.npy", np.arange(10) % 5)
+    request = dataclasses.replace(
+        Request(folder / "model.safetensors", folder / "images.npy", device="cpu", details=True),
+        samples=5,
+        labels=folder / "labels.npy",
+    )
+    proof = Prover(request).prove(folder / "model.onnx")
+    assert proof.certificate.images == ImageSet("images.npy", 5, total=10)
+    shown = re.findall(r"<b>image (\d+)</b>, true class (\d)", render([proof]))
+    assert sorted(shown) == [(str(n), str(n % 5)) for n in range(0, 10, 2)]
 
 
 def test_histograms_count_every_element(proofs):
@@ -90,33 +113,17 @@ def test_page_needs_no_network_and_runs_no_script(proofs):
     text = render(proofs)
     page = Page(text)
     assert page.links
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert all(link.startswith(("data:image/png;base64,", "#artifact")) for link in page.links)
     assert "script" not in page.tags
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [1000, 420])
-def test_browser_shows_every_picture_within_its_width(proofs, tmp_path, width):
-    # The browser fills in the title: how wide the page became, and how many pictures it could draw.
-    measure = """<script>onload = () => { const images = [...document.images];
-    document.title = [innerWidth, document.documentElement.scrollWidth,
-      images.filter(i => i.complete && i.naturalWidth > 0).length].join(" ") }</script>"""
-    page = tmp_path / "page.html"
-    page.write_text(render(proofs) + measure, encoding="utf-8")
-    found = subprocess.run(
-        [
-            BROWSER,
-            *("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}"),
-            *(f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"),
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    inner, scroll, drawn = map(int, re.search(r"<title>([\d ]+)</title>", found.stdout)[1].split())
-    assert scroll <= inner
-    assert inner <= max(width, 500)  # browsers have a least width for their windows
-    assert drawn == 32
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_browser_shows_the_verdict_first_and_every_picture_within_its_width(
+    proofs, tmp_path, width
+):
+    layout = layout_of(render(proofs), tmp_path, width)
+    assert layout.page <= layout.window
+    assert layout.pictures == 32
+    assert layout.header < 800  # of 900 pixels, below the verdicts of both files

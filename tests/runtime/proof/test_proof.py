@@ -132,7 +132,7 @@ def test_bundled_images_give_other_networks_no_accuracy(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(TINY, reconstruction=True))
     certificate = verify(tmp_path, images=None, samples=4)
     assert certificate.passed
-    assert certificate.images == ImageSet("MNIST test set", 4)
+    assert certificate.images == ImageSet("MNIST test set", 4, total=10_000)
     assert certificate.parity.accuracy is None
 
 
