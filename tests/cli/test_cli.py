@@ -869,7 +869,7 @@ def test_every_command_has_help_json_and_debug(command):
         assert option in result.output
 
 
-COMMANDS = {"bench", "doctor", "export", "import", "inspect", "predict", "train", "verify"}
+COMMANDS = {"bench", "doctor", "export", "import", "inspect", "predict", "show", "train", "verify"}
 
 
 def test_commands_are_those_of_the_documentation():

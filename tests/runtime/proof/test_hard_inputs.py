@@ -179,7 +179,7 @@ class Plain(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv2d(1, 5, 7)
-        self.last = torch.nn.Linear(5 * 22 * 22, 3)
+        self.last = torch.nn.Linear(5 * 6 * 6, 3)
 
     def forward(self, image):
         return self.last(self.conv(image).flatten(1))

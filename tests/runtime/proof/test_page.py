@@ -9,12 +9,11 @@ import pytest
 from support.artifacts import edited, onnx_bytes, with_weight
 from support.browser import layout_of, needs_browser
 from support.networks import SMALL, lively_model, random_images
+from support.proof import request_in
 
 from capsnet.checkpoint import save_checkpoint
-from capsnet.networks import NetworkSource
 from capsnet.runtime.proof.page import render
 from capsnet.runtime.proof.proof import Prover
-from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ImageSet
 from capsnet.runtime.proof.words import causes, verdict_words
 
@@ -38,13 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def proofs(folder):
-    request = Request(
-        NetworkSource(folder / "model.safetensors"),
-        folder / "images.npy",
-        device="cpu",
-        details=True,
-    )
-    prover = Prover(request)
+    prover = Prover(request_in(folder, details=True))
     return [prover.prove(folder / name) for name in ("model.onnx", "<b>wrong.onnx")]
 
 
@@ -93,7 +86,7 @@ def test_images_are_those_of_the_source(folder, proofs):
     """Five of the ten images, the even ones, with a label each."""
     np.save(folder / "labels.npy", np.arange(10) % 5)
     request = dataclasses.replace(
-        Request(folder / "model.safetensors", folder / "images.npy", device="cpu", details=True),
+        request_in(folder, details=True),
         samples=5,
         labels=folder / "labels.npy",
     )
