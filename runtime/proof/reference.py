@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from capsnet.data.batch import Rows, named
 from capsnet.errors import ResultError
 from capsnet.model import CapsNet
 from capsnet.own import OwnNetwork
+from capsnet.runtime.proof.reordered import Reordered
 from capsnet.runtime.proof.unfolded import UnfoldedConvolutions
 from capsnet.vetting import default_dtype
 
@@ -56,9 +56,8 @@ class EagerModel:
             images: ``[batch, channels, height, width]``, values 0..1, or the rows of other inputs.
             outputs: which outputs to give, such as ``lengths``; None for all that the model has.
             order: 0 for the model as it is; any other number for the same function that sums in
-                another order, and rounds otherwise: with the stem's channels permuted, or, in a
-                network without such a stem, with batches of another size and torch's own
-                convolution in place of oneDNN's. float64 has one order.
+                another order, and rounds otherwise: with the stem's channels permuted or, in a
+                network without such a stem, the terms of all products. float64 has one order.
 
         Returns:
             The outputs by name, in the model's dtype; read-only.
@@ -83,16 +82,15 @@ class EagerModel:
     def _compute(self, images: Rows, order: int) -> _Outputs:
         model = self._in_order(order)
         plain = order == 0 or _convolutions(model) is not None
-        size = _CHUNK if plain else _CHUNK >> order % 3
         inputs = [torch.from_numpy(rows).to(self._dtype) for rows in named(images).values()]
-        chunks = list(zip(*(rows.split(size) for rows in inputs), strict=True))
+        chunks = list(zip(*(rows.split(_CHUNK) for rows in inputs), strict=True))
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(default_dtype(self._dtype))
             if self._dtype == torch.float64:
                 stack.enter_context(UnfoldedConvolutions())
             if not plain:
-                stack.enter_context(_plain_convolutions())
+                stack.enter_context(Reordered(order))
             parts = [model.outputs_by_name(*chunk) for chunk in chunks]
         joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         for array in joined.values():
@@ -119,22 +117,6 @@ class EagerModel:
                 primary.weight.copy_(primary.weight[:, shuffled])
             self._models[order] = model
         return self._models[order]
-
-
-@contextlib.contextmanager
-def _plain_convolutions() -> Iterator[None]:
-    """Convolutions by torch's own products; not by NNPACK, whose error is 60 times as large.
-
-    The public switches also set the precision of products, and warn of that.
-    """
-    onednn, nnpack = torch._C._get_mkldnn_enabled(), torch._C._get_nnpack_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch._C._set_nnpack_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(onednn)
-        torch._C._set_nnpack_enabled(nnpack)
 
 
 def _digest(images: Rows) -> bytes:
