@@ -201,6 +201,13 @@ def test_a_file_is_recognised_by_one_layout_alone(name):
     assert marks == {name.partition(",")[0]}
 
 
+def test_a_tensor_with_and_without_a_prefix_is_refused(tmp_path):
+    weights = FOREIGN["adambielski"].weights()
+    weights = {**weights, "conv1.bias": weights["capsnet.conv1.bias"]}
+    with pytest.raises(CheckpointError, match=r"capsnet.conv1.bias is there with and without"):
+        imported("adambielski", weights, tmp_path)
+
+
 def test_routing_iterations_of_a_network_without_any_are_refused(tmp_path):
     weights = FOREIGN["efficient-capsnet"].weights()
     with pytest.raises(CheckpointError, match="takes no --routing-iterations"):
