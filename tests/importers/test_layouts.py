@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.faults import first_wrong_stage
 from support.foreign import KERAS, SIDE, TORCH, write_keras, write_torch
 
 import capsnet
@@ -127,6 +128,15 @@ def test_an_imported_network_is_exported_and_proven(name, precision, tmp_path):
         device="cpu",
     )
     assert certificate.passed
+
+
+@pytest.mark.slow
+def test_a_planted_fault_is_located_in_an_imported_layer(tmp_path):
+    model, _ = imported("adambielski", FOREIGN["adambielski"].weights(), tmp_path)
+    images = images_of("adambielski", 24)
+    capsnet.export_model(model, tmp_path / "a.onnx", images=images, device="cpu")
+    stage = first_wrong_stage(model, images, tmp_path / "a.onnx", "layer0.first_weight")
+    assert stage == "layer0.iteration1.inputs"
 
 
 # Without these there are fewer layers, or no decoder: another network of that project.
