@@ -42,7 +42,8 @@ def read_state_dict(path: Path, data: bytes) -> dict[str, Tensor]:
     except Exception as error:  # a damaged stream fails anywhere in the unpickler, with any type
         raise CheckpointError(
             f"{path} is not a checkpoint: expected a safetensors file of this toolkit, or a "
-            "state_dict that holds only tensors"
+            "state_dict that holds only tensors; other projects' weights are imported first "
+            "(`capsnet import --layout list`)"
         ) from error
     tensors = _unwrapped(content)
     if not _all_tensors(tensors):

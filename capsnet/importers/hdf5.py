@@ -47,8 +47,6 @@ def read_hdf5(path: Path, content: bytes) -> dict[str, Tensor]:
                 file[_MODEL] if isinstance(file.get(_MODEL, getlink=True), h5py.HardLink) else file
             )
             found = dict(_tensors(h5py, root, len(content)))
-    except CheckpointError:
-        raise
     except Exception as error:  # damage makes h5py raise almost anything
         raise CheckpointError(f"cannot read {path}: {first_line(error)}") from error
     return {name: found[name] for name in sorted(found, key=_numbered)}
@@ -64,9 +62,9 @@ def _tensors(h5py: Any, root: Any, most_bytes: int) -> Iterator[tuple[str, Tenso
         for key in group:
             objects_left -= 1
             if objects_left < 0 or depth > _DEEPEST:
-                raise CheckpointError("the file holds more groups than any network has")
+                raise ValueError("the file holds more groups than any network has")
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise CheckpointError(f"{group.name}/{key} is a link: expected weights themselves")
+                raise ValueError(f"{key} in {group.name} is a link, expected a tensor")
             item = group[key]
             if isinstance(item, h5py.Group):
                 waiting.append((item, depth + 1))
@@ -75,7 +73,7 @@ def _tensors(h5py: Any, root: Any, most_bytes: int) -> Iterator[tuple[str, Tenso
             _require_plain(item, bytes_left)
             name = "/".join(item.name.removesuffix(":0").split("/")[-2:])
             if name in seen:
-                raise CheckpointError(f"the file holds two tensors called {name}")
+                raise ValueError(f"the file holds two tensors called {name}")
             seen.add(name)
             yield (
                 name,
@@ -84,11 +82,11 @@ def _tensors(h5py: Any, root: Any, most_bytes: int) -> Iterator[tuple[str, Tenso
 
 
 def _require_plain(item: Any, bytes_left: int) -> None:
-    """Raise CheckpointError unless a dataset is numbers that lie in the file as they are."""
+    """Raise ValueError unless a dataset is numbers that lie in the file as they are."""
     if item.dtype.kind != "f" or item.dtype.itemsize > 8:
-        raise CheckpointError(f"{item.name} is {item.dtype}, expected floating-point numbers")
+        raise ValueError(f"{item.name} is {item.dtype}, expected floating-point numbers")
     if item.chunks or item.compression or item.external or item.is_virtual or bytes_left < 0:
-        raise CheckpointError(
+        raise ValueError(
             f"{item.name} does not lie in the file as it is, as Keras writes it: save it again"
         )
 

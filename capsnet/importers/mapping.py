@@ -72,7 +72,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = tomllib.loads(read_file(path).decode())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # of TOML and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
         raise ValueError(f"{path} is not TOML: {error}") from error
     unknown = sorted(document.keys() - _TABLES)
     tables = all(isinstance(document.get(name), dict) for name in ("network", "weights"))

@@ -46,8 +46,15 @@ class Weights:
     _answered: set[str] = field(default_factory=set)
 
     def drop_prefixes(self, *prefixes: str) -> None:
-        """Take prefixes off the names that have them."""
+        """Take prefixes off the names that have them.
+
+        Raises:
+            ValueError: if two tensors would then have the same name.
+        """
         for prefix in prefixes:
+            for name in self.tensors:
+                if name.startswith(prefix) and name.removeprefix(prefix) in self.tensors:
+                    raise ValueError(f"{name} is there with and without {prefix}")
             self.tensors = {n.removeprefix(prefix): t for n, t in self.tensors.items()}
 
     def take(self, name: str, axes: str) -> Tensor:

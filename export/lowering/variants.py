@@ -25,8 +25,6 @@ class LoweredVariant(LoweredLayer):
         given: capsules of any layout.
     """
 
-    forms = {"routing": "projected"}  # noqa: RUF012 - a mapping that nobody changes
-
     def __init__(self, layer: DynamicCapsules, given: Given) -> None:
         super().__init__()
         count = layer.config.routing_iterations

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.faults import first_wrong_stage
 from support.foreign import KERAS, SIDE, TORCH, write_keras, write_torch
 
 import capsnet
@@ -129,6 +130,15 @@ def test_an_imported_network_is_exported_and_proven(name, precision, tmp_path):
     assert certificate.passed
 
 
+@pytest.mark.slow
+def test_a_planted_fault_is_located_in_an_imported_layer(tmp_path):
+    model, _ = imported("adambielski", FOREIGN["adambielski"].weights(), tmp_path)
+    images = images_of("adambielski", 24)
+    capsnet.export_model(model, tmp_path / "a.onnx", images=images, device="cpu")
+    stage = first_wrong_stage(model, images, tmp_path / "a.onnx", "layer0.first_weight")
+    assert stage == "layer0.iteration1.inputs"
+
+
 # Without these there are fewer layers, or no decoder: another network of that project.
 OPTIONAL = ("fc1.weight", "decoder.0.weight", "second.input_caps2U.weight")
 OPTIONAL += ("dense_11/kernel", "dense_2/kernel", "/gamma", "conv2d_3/kernel", "fc_caps/W")
@@ -199,6 +209,13 @@ def test_a_file_is_recognised_by_one_layout_alone(name):
         if row.mark is not None and key.endswith(row.mark)
     }
     assert marks == {name.partition(",")[0]}
+
+
+def test_a_tensor_with_and_without_a_prefix_is_refused(tmp_path):
+    weights = FOREIGN["adambielski"].weights()
+    weights = {**weights, "conv1.bias": weights["capsnet.conv1.bias"]}
+    with pytest.raises(CheckpointError, match=r"capsnet.conv1.bias is there with and without"):
+        imported("adambielski", weights, tmp_path)
 
 
 def test_routing_iterations_of_a_network_without_any_are_refused(tmp_path):
