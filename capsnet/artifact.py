@@ -131,6 +131,12 @@ class ArtifactMetadata:
         batch = self.inputs[0].shape[0]
         return batch if isinstance(batch, int) else None
 
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 where nothing is classified."""
+        found = [spec for spec in self.outputs if spec.name == self.decision]
+        return int(found[0].shape[1]) if found and len(found[0].shape) == 2 else 0
+
     def to_json(self) -> str:
         """The document as one line of JSON; equal documents give equal text."""
         return json.dumps(to_values(self), sort_keys=True)

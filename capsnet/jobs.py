@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.data.options import ImageOptions
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
 from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
@@ -134,7 +135,10 @@ def export_artifacts(
         # It computes the reference while this process exports.
         judge = None if request is None else stack.enter_context(FreshProcess(request))
         written = []
-        for name, facts in _write(staged, checkpoint, settings, calibration, targets, on_progress):
+        reading = ImageOptions() if request is None else request.reading
+        for name, facts in _write(
+            staged, checkpoint, settings, calibration, targets, reading, on_progress
+        ):
             written.append(facts)
             if judge is not None:
                 judge.submit(staged[name].path)
@@ -185,6 +189,7 @@ def _write(
     settings: ExportSettings,
     calibration: npt.ArrayLike | str | Path | None,
     targets: Mapping[str, Path],
+    reading: ImageOptions,
     on_progress: Callable[[str], None],
 ) -> Iterator[tuple[str, ArtifactFile]]:
     """Write every format to its staged file."""
@@ -196,7 +201,7 @@ def _write(
     model = load_checkpoint(checkpoint)
     images = None
     if find_precision(settings.precision).calibrated:
-        images = calibration_images(calibration, model.config.image_shape)
+        images = calibration_images(calibration, model.config.image_shape, reading)
     elif calibration is not None:
         raise ConfigError(
             f"{settings.precision} is not calibrated: leave the calibration images out, or choose "

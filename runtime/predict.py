@@ -11,7 +11,7 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.data.stream import stream_images
+from capsnet.data.stream import Sample, stream_images
 from capsnet.errors import ArtifactError, ResultError
 from capsnet.runtime.sessions.base import Session
 
@@ -30,24 +30,26 @@ class Prediction:
         label: the class with the longest capsule (of equals, the first).
         lengths: the length of each class capsule, float32 values: the probability that the class is
             present.
+        truth: the class that the image is known to be of.
     """
 
     source: str
     label: int
     lengths: tuple[float, ...]
+    truth: int | None = None
 
 
 def predict(
     session: Session,
-    images: str | Path | Iterable[tuple[str, npt.NDArray[np.float32]]],
+    images: str | Path | Iterable[Sample | tuple[str, npt.NDArray[np.float32]]],
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
     """Classify images; no more than one batch of them is held at a time.
 
     Args:
         session: an opened artifact of a network that classifies.
-        images: a file or folder of images; or names and images float32 ``[c, h, w]``, as
-            :func:`capsnet.data.stream.stream_images` yields them.
+        images: a file or folder of images; or names and images float32 ``[c, h, w]``, and perhaps
+            labels, as :mod:`capsnet.data.stream` yields them.
         batch_size: images per run; the last run may have fewer.
 
     Yields:
@@ -71,14 +73,15 @@ def predict(
         images = stream_images(images, session.metadata.image_shape)
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, batch_size)):
-        lengths = session.run(np.stack([image for _, image in batch]))[decision]
-        for (source, _), row in zip(batch, lengths, strict=True):
+        lengths = session.run(np.stack([item[1] for item in batch]))[decision]
+        for item, row in zip(batch, lengths, strict=True):
+            source, truth = item[0], item.label if isinstance(item, Sample) else None
             if not np.isfinite(row).all():
                 raise ResultError(
                     f"the network computes NaN or infinity for {source}, expected lengths 0..1; "
                     "check the artifact with `capsnet verify`"
                 )
-            yield Prediction(source, int(row.argmax()), tuple(row.tolist()))
+            yield Prediction(source, int(row.argmax()), tuple(row.tolist()), truth)
 
 
 def write_csv(predictions: Iterable[Prediction], file: TextIO, *, header: bool = True) -> int:

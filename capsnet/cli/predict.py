@@ -1,9 +1,9 @@
 """``capsnet predict``: classify images with an artifact; what loads slowly is not imported."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ from capsnet.cli.options import (
     Output,
     OutputFile,
     device_option,
+    reading_options,
     with_output,
 )
 from capsnet.cli.streams import check_standard_output
@@ -20,13 +21,13 @@ from capsnet.errors import DataError, counted
 from capsnet.runtime.certificate import certificate_path
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from capsnet.data.options import ImageOptions
+    from capsnet.data.stream import Sample
     from capsnet.runtime.resumable import PartialFile
+    from capsnet.runtime.scores import Scores
     from capsnet.runtime.sessions.base import Device, Session
 
-    Images = Iterator[tuple[str, npt.NDArray[np.float32]]]
+    Images = Iterator[Sample]
 
 __all__ = ["predict_command"]
 
@@ -61,6 +62,7 @@ _T = TypeVar("_T")
 @click.option(
     "--resume", is_flag=True, help="Continue the interrupted run of this --output, if there is one."
 )
+@reading_options
 @device_option
 @with_output
 def predict_command(
@@ -72,15 +74,17 @@ def predict_command(
     certified: bool,
     skips: bool,
     resume: bool,
+    reading: "ImageOptions",
     device: "Device",
 ) -> None:
-    """Classify images: PNG, JPEG, folders of them, .npy, .npz and IDX files.
+    """Classify images: PNG, JPEG, BMP, WebP, folders of them, .npy, .npz and IDX files, data sets.
 
     Gives one row an image: its source, the class, and the length of every class capsule. Any number
     of images is read as a stream. Until the last row is there, the rows are in OUTPUT.partial.
+    Where subfolders or labels name the true classes, it says how many are right.
     """
-    from capsnet.data.stream import count_images, stream_images
     from capsnet.runtime.resumable import PartialFile, partial_path
+    from capsnet.runtime.scores import Scores
     from capsnet.runtime.sessions.opening import open_session
 
     if output == STANDARD_OUTPUT:
@@ -97,18 +101,16 @@ def predict_command(
         skipped.append({"source": source, "reason": str(error)})
         click.echo(f"note: skipped {source}: {error}", err=True)
 
-    shape = session.metadata.image_shape
-    images = _with_progress_bar(
-        stream_images(inputs, shape, note_skipped if skips else None),
-        count_images(inputs, shape, skip_unreadable=skips),
-        "predicting",
-    )
+    images = _images(session, inputs, reading, note_skipped if skips else None)
+    scores = Scores(session.metadata.classes)
     if output == STANDARD_OUTPUT:
-        count, resumed = _write(session, images, sys.stdout, output_format), 0
+        count, resumed = _write(session, images, scores, sys.stdout, output_format), 0
     else:
         run = {"artifact_sha256": session.sha256, "device": session.device}
+        if reading != type(reading)():
+            run["reading"] = str(reading)
         partial = PartialFile(output, run, output_format, resume=resume)
-        count, resumed = _write_resumably(session, images, partial, output_format)
+        count, resumed = _write_resumably(session, images, scores, partial, output_format)
     if count == 0 and skipped:
         first = skipped[0]["reason"]
         raise DataError(f"no image can be read; the first of {len(skipped)}: {first}")
@@ -116,16 +118,48 @@ def predict_command(
         out.console.print(f"{counted(count, 'prediction')} in {output}", markup=False)
     if skipped:
         click.echo(f"note: {counted(len(skipped), 'image')} skipped", err=True)
-    out.write_json(
-        {
-            "artifact": artifact.name,
-            "device": session.device,
-            "device_reason": session.device_reason,
-            "predictions": count,
-            "resumed": resumed,
-            "skipped": skipped,
-        }
+    _print_accuracy(scores)
+    found = {"predictions": count, "resumed": resumed, "skipped": skipped}
+    out.write_json(_about(artifact, session, scores) | found)
+
+
+def _about(artifact: Path, session: "Session", scores: "Scores") -> dict[str, Any]:
+    """What the JSON says of the artifact, and of its accuracy."""
+    return {
+        "artifact": artifact.name,
+        "device": session.device,
+        "device_reason": session.device_reason,
+        "scored": scores.count,
+        "accuracy": scores.accuracy,
+        "confusion": scores.confusion.tolist() if scores.count else None,
+    }
+
+
+def _images(
+    session: "Session",
+    inputs: tuple[Path, ...],
+    reading: "ImageOptions",
+    on_unreadable: Callable[[str, DataError], None] | None,
+) -> "Images":
+    """The images of all inputs, with a progress bar."""
+    from capsnet.data.stream import count_images, stream_samples
+
+    metadata = session.metadata
+    shape = metadata.image_shape
+    skips = on_unreadable is not None
+    return _with_progress_bar(
+        stream_samples(inputs, shape, on_unreadable, classes=metadata.classes, options=reading),
+        count_images(inputs, shape, skip_unreadable=skips, options=reading),
+        "predicting",
     )
+
+
+def _print_accuracy(scores: "Scores") -> None:
+    """Say how many predictions are right, of those whose true class is known."""
+    if scores.accuracy is not None:
+        right = int(scores.confusion.trace())
+        of = counted(scores.count, "image")
+        click.echo(f"accuracy {scores.accuracy:.2%}: {right} of {of} with a known class", err=True)
 
 
 def _check_standard_output(out: Output, resume: bool) -> None:
@@ -140,19 +174,28 @@ def _check_standard_output(out: Output, resume: bool) -> None:
 
 
 def _write(
-    session: "Session", images: "Images", file: TextIO, output_format: str, header: bool = True
+    session: "Session",
+    images: "Images",
+    scores: "Scores",
+    file: TextIO,
+    output_format: str,
+    header: bool = True,
 ) -> int:
     """Write the predictions for the images; how many there are."""
     from capsnet.runtime.predict import predict, write_csv, write_jsonl
 
-    predictions = predict(session, images)
+    predictions = scores.counted(predict(session, images))
     if output_format == "jsonl":
         return write_jsonl(predictions, file)
     return write_csv(predictions, file, header=header)
 
 
 def _write_resumably(
-    session: "Session", images: "Images", partial: "PartialFile", output_format: str
+    session: "Session",
+    images: "Images",
+    scores: "Scores",
+    partial: "PartialFile",
+    output_format: str,
 ) -> tuple[int, int]:
     """Write predictions to a file that stays if this is interrupted, and say so.
 
@@ -166,7 +209,9 @@ def _write_resumably(
         with partial:
             kept, left = partial.skip(images, BATCH_SIZE)
             writing = True
-            count = kept + _write(session, left, partial.file, output_format, header=kept == 0)
+            count = kept + _write(
+                session, left, scores, partial.file, output_format, header=kept == 0
+            )
             if count:
                 partial.finish()
             return count, kept

@@ -8,6 +8,7 @@ process: it computes the reference once, and then proves file after file.
 from pathlib import Path
 from typing import Any, Self
 
+from capsnet.data.options import ImageOptions
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ResultError
 from capsnet.runtime.process import ChildProcess, ChildProcessEnded, Handler, serve
@@ -85,7 +86,9 @@ def _request(values: dict[str, Any]) -> Request:
     paths = {name: None if path is None else Path(path) for name, path in named.items()}
     definitions = tuple(map(Path, values["definitions"]))
     tolerance = from_values(Tolerance, values["tolerance"]) if values["tolerance"] else None
-    return Request(**{**values, **paths, "definitions": definitions, "tolerance": tolerance})
+    reading = from_values(ImageOptions, values["reading"])
+    parsed = {"definitions": definitions, "tolerance": tolerance, "reading": reading}
+    return Request(**{**values, **paths, **parsed})
 
 
 def _start(values: dict[str, Any]) -> tuple[dict[str, Any], Handler]:

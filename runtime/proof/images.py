@@ -1,5 +1,6 @@
 """The images that artifacts are compared on, and their labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,17 +9,18 @@ import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
-from capsnet.data.idx import load_split, mnist_test_set, require_mnist_shape
+from capsnet.data.arrays import labels_of
+from capsnet.data.idx import mnist_test_set, require_mnist_shape
 from capsnet.data.numpy_files import read_npy
-from capsnet.data.stream import count_images, stream_images
+from capsnet.data.parts import part_of
+from capsnet.data.source import Labels
+from capsnet.data.stream import count_images, stream_samples
 from capsnet.errors import DataError
 from capsnet.files import file_sha256
 from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
 __all__ = ["ProofImages", "load_images"]
-
-Labels = npt.NDArray[np.int64]
 
 
 class ProofImages(NamedTuple):
@@ -35,35 +37,28 @@ class ProofImages(NamedTuple):
     labels: Labels | None
 
 
-def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str) -> ProofImages:
+def load_images(
+    request: Request, config: CapsNetConfig, checkpoint_sha256: str, names: Sequence[str] = ()
+) -> ProofImages:
     """The images that a request asks for.
 
     Args:
         request: names a source, or leaves it to the bundled images.
         config: of the network; the images must fit it.
         checkpoint_sha256: labels of the bundled images mean something only to the bundled model.
+        names: of the network's classes, where it has names.
 
     Raises:
         DataError: if there are no images, or they or their labels do not fit.
     """
-    labels: Labels | None
-    if request.images is None:
-        source, pixels, labels = "MNIST test set", *_bundled(config, checkpoint_sha256)
-    elif request.images.is_dir() and any(request.images.glob("t10k-images-idx3-ubyte*")):
-        source = f"{request.images.name}: t10k split"
-        pixels, labels = load_split(request.images, "t10k")
-    else:
-        return _streamed(request.images, request, config)
-    if pixels.shape[1:] != config.image_shape:
-        raise DataError(
-            f"{source}: the images are {list(pixels.shape[1:])}, "
-            f"the network takes {list(config.image_shape)}"
-        )
+    if request.images is not None:
+        return _given(request.images, request, config, names)
+    pixels, labels = _bundled(config, checkpoint_sha256)
     if request.labels is not None:
         labels = _read_labels(request.labels, len(pixels))
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
-    return ProofImages(source, images, None if labels is None else labels[chosen])
+    return ProofImages("MNIST test set", images, None if labels is None else labels[chosen])
 
 
 def _bundled(
@@ -75,24 +70,30 @@ def _bundled(
     return pixels, labels if known else None
 
 
-def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImages:
-    total = count_images([path], config.image_shape)
+def _given(
+    path: Path, request: Request, config: CapsNetConfig, names: Sequence[str]
+) -> ProofImages:
+    options = request.reading
+    total = count_images([path], config.image_shape, options=options)
     if total == 0:
         raise DataError(f"{path} holds no images; give at least one")
-    labels = None if request.labels is None else _read_labels(request.labels, total)
+    given = None if request.labels is None else _read_labels(request.labels, total)
     chosen = spread(total, request.samples)
     wanted = set(chosen.tolist())
-    stream = enumerate(stream_images([path], config.image_shape))
-    images = np.stack([image for n, (_, image) in stream if n in wanted])
-    return ProofImages(path.name, images, None if labels is None else labels[chosen])
+    # Labels that are given need none of the images' own, which may not even fit.
+    classes = 0 if request.labels is not None else config.classes
+    stream = stream_samples(
+        [path], config.image_shape, names=names, classes=classes, options=options
+    )
+    samples = [sample for number, sample in enumerate(stream) if number in wanted]
+    found = [sample.label for sample in samples if sample.label is not None]
+    own = np.array(found, np.int64) if len(found) == len(samples) else None
+    return ProofImages(
+        part_of(path, options).name,
+        np.stack([sample.image for sample in samples]),
+        own if given is None else given[chosen],
+    )
 
 
 def _read_labels(path: Path, images: int) -> Labels:
-    labels = read_npy(path)
-    if labels.shape != (images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: the labels must be integers [{images}], one for each image, got "
-            f"{labels.dtype} {list(labels.shape)}"
-        )
-    classes: Labels = labels.astype(np.int64)
-    return classes
+    return labels_of(str(path), read_npy(path), images)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capsnet.data.options import ImageOptions
 from capsnet.runtime.proof.results import Tolerance
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ class Request:
 
     Attributes:
         checkpoint: the checkpoint that they were exported from.
-        images: a file or folder of images, a folder of labelled IDX files, or None for the MNIST
-            test set that comes with the package.
+        images: a file or folder of images, a data set (:func:`capsnet.data.parts.parts_of`), or
+            None for the MNIST test set that comes with the package.
         samples: how many images to compare, spread evenly over all; None for all of them.
         device: where to run the artifacts.
         tolerance: a limit of the user's own on the errors.
@@ -28,6 +29,7 @@ class Request:
             where they are not known, or lie beside IDX images.
         definitions: Python files that define what the checkpoint is made of, executed before it is
             loaded (see :func:`capsnet.definitions.own_definitions`).
+        reading: how the images are read.
     """
 
     checkpoint: Path
@@ -38,3 +40,4 @@ class Request:
     details: bool = False
     labels: Path | None = None
     definitions: tuple[Path, ...] = ()
+    reading: ImageOptions = ImageOptions()

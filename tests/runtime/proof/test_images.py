@@ -59,8 +59,8 @@ def test_labels_beside_an_array_give_accuracy(folder):
 
 @pytest.mark.parametrize(
     "labels",
-    [np.zeros(4, np.int64), np.zeros((5, 1), np.int64), np.zeros(5), np.array(["a"] * 5)],
-    ids=["too few", "a column", "floats", "words"],
+    [np.zeros(4, np.int64), np.zeros((5, 2), np.int64), np.zeros(5), np.array(["a"] * 5)],
+    ids=["too few", "two columns", "floats", "words"],
 )
 def test_labels_that_do_not_fit_are_refused(folder, labels):
     np.save(folder / "labels.npy", labels)
