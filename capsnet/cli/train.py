@@ -1,29 +1,70 @@
 """``capsnet train``: train a network, resumably."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from capsnet.cli.options import FILE, FiniteRange, Output, OutputFile, device_option, with_output
+from capsnet.cli.options import (
+    FILE,
+    FiniteRange,
+    Output,
+    OutputFile,
+    arrays_option,
+    device_option,
+    given_options,
+    invert_option,
+    with_output,
+)
 from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
     from capsnet.device import Device
     from capsnet.training.trainer import Progress as TrainingProgress
+    from capsnet.training.trainer import TrainingResult
 
 __all__ = ["train_command"]
 
 
 @click.command("train")
-@click.option("--data", type=FILE, required=True, help="Folder with the IDX files of both splits.")
+@click.option(
+    "--data",
+    type=FILE,
+    required=True,
+    help="Images in a subfolder for each class, .npz, or a data set's folder (IDX, CIFAR, "
+    "SmallNORB, torchvision:NAME:FOLDER).",
+)
 @click.option(
     "--output", type=OutputFile(), required=True, help="Checkpoint to write (.safetensors)."
 )
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="mnist", show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="mnist",
+    show_default=True,
+    help="Network; its input and classes become those of the images.",
+)
+@click.option(
+    "--resize", "size", type=click.IntRange(min=1), help="Height and width to resize images to."
+)
+@invert_option
+@arrays_option
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--val-split",
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the training images that chooses the epoch.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop after so many epochs without a better one.  [default: never]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
     "--learning-rate",
@@ -49,34 +90,43 @@ def train_command(
     data: Path,
     output: Path,
     preset: str,
+    size: int | None,
+    invert: bool,
+    arrays: tuple[str, str] | None,
     init: Path | None,
     resume: bool,
     device: "Device",
     **options: Any,
 ) -> None:
-    """Train a capsule network; the best epoch is kept, and an interrupted run can be resumed."""
+    """Train a capsule network on labelled images.
+
+    A share of the training images, never the test images, chooses the epoch that is kept; the test
+    split, where there is one, is scored once, at the end. An interrupted run can be resumed.
+    """
     import torch
 
     from capsnet.checkpoint import load_checkpoint
-    from capsnet.config import preset as network
-    from capsnet.data.idx import load_split
+    from capsnet.data.options import ImageOptions
+    from capsnet.data.training import load_training_data
     from capsnet.device import choose_device, why_torch_has_no_cuda
-    from capsnet.training.trainer import TrainingConfig, state_path, train
+    from capsnet.training.job import train_on
+    from capsnet.training.trainer import TrainingConfig, state_path
 
     out.reserve({"the state of the run": state_path(output)})
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
-    splits = load_split(data, "train"), load_split(data, "t10k")
+    initial = None if init is None else load_checkpoint(init)
+    images = load_training_data(data, size=size, options=ImageOptions(False, invert, arrays))
     epochs: list[TrainingProgress] = []
     with _training_display(out, config.epochs, epochs) as on_progress:
         try:
-            history = train(
-                network(preset),
+            result = train_on(
+                images,
+                preset if initial is None or "--preset" in given_options() else initial.config,
                 config,
-                *splits,
                 output,
                 device=torch.device(chosen),
-                initial=None if init is None else load_checkpoint(init),
+                initial=initial,
                 resume=resume,
                 on_progress=on_progress,
             )
@@ -88,11 +138,25 @@ def train_command(
                     markup=False,
                 )
             raise
-    best = f"best test accuracy {max(history):.2%}, written to {output}"
-    out.console.print(best, markup=False)
+    _report(out, result, output)
     seconds = [epoch.seconds for epoch in epochs]  # of the epochs that this run has ended
-    found = {"test_accuracy": history, "epoch_seconds": seconds}
+    found = dataclasses.asdict(result) | {"epoch_seconds": seconds}
     out.write_json({"output": str(output), "device": chosen} | found)
+
+
+def _report(out: Output, result: "TrainingResult", output: Path) -> None:
+    """Say which epoch was kept, chosen by what, and how good it is."""
+    best = max(result.val_accuracy)
+    out.console.print(
+        f"epoch {result.epoch} written to {output}: validation accuracy {best:.2%}", markup=False
+    )
+    if result.test_accuracy is None:
+        note = "no test split: the validation images chose the epoch, so their accuracy flatters it"
+        out.console.print(note, markup=False)
+    else:
+        out.console.print(
+            f"test accuracy {result.test_accuracy:.2%}, measured once, on this epoch", markup=False
+        )
 
 
 @contextlib.contextmanager
@@ -128,11 +192,11 @@ def _training_display(
             loss=now.loss,
             accuracy=now.accuracy,
         )
-        if now.test_accuracy is not None:
+        if now.val_accuracy is not None:
             ended.append(now)
             bar.console.print(
                 f"epoch {now.epoch}: loss {now.loss:.4f}, accuracy {now.accuracy:.2%}, "
-                f"test accuracy {now.test_accuracy:.2%}"
+                f"validation accuracy {now.val_accuracy:.2%}"
             )
 
     try:

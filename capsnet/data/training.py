@@ -16,7 +16,7 @@ from capsnet.data.source import ImageShape, Part, reading, require_expandable
 from capsnet.data.torchvision_sets import pixels_of
 from capsnet.errors import DataError
 
-__all__ = ["TrainingData", "load_training_data", "training_arrays"]
+__all__ = ["TrainingData", "load_training_data", "training_arrays", "training_data"]
 
 _MOST_CLASSES = 100_000
 
@@ -117,6 +117,14 @@ def _collected(part: Part, shape: ImageShape, numbers: dict[int, int] | None) ->
         )
     known = labels if numbers is None else [numbers[label] for label in labels]
     return LabelledImages(np.stack(images), np.array(known, np.int64))
+
+
+def training_data(images: Any, labels: Any = None) -> TrainingData:
+    """Images and labels of memory as a data set; see :func:`training_arrays`."""
+    arrays = training_arrays(images, labels)
+    names = tuple(map(str, getattr(images, "classes", None) or ()))
+    classes = _class_count("the data set", arrays, names)
+    return TrainingData("arrays", arrays, None, names, classes)
 
 
 def training_arrays(images: Any, labels: Any = None) -> LabelledImages:

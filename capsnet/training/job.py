@@ -1,0 +1,60 @@
+"""From a data set to a checkpoint: the network that fits it, the split, the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from capsnet.config import CapsNetConfig, preset
+from capsnet.data.split import split_validation
+from capsnet.data.training import TrainingData
+from capsnet.model import CapsNet
+from capsnet.training.fit import fitted
+from capsnet.training.trainer import Progress, TrainingConfig, TrainingResult, train
+
+__all__ = ["train_on"]
+
+
+def train_on(
+    data: TrainingData,
+    config: CapsNetConfig | str,
+    options: TrainingConfig,
+    output: Path,
+    *,
+    device: torch.device,
+    initial: CapsNet | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> TrainingResult:
+    """Train a network on a data set; see :func:`capsnet.training.trainer.train`.
+
+    Args:
+        data: training images, of which a share chooses the epoch; and perhaps test images.
+        config: the network; or the name of a preset, whose input and classes become those of the
+            images.
+        options: how to train.
+        output: the checkpoint to write.
+        device: where to train.
+        initial: a network of this configuration whose weights to start from.
+        resume: continue the run whose state is beside ``output``.
+        on_progress: called after every step and every epoch.
+
+    Raises:
+        ConfigError: if there is no such preset, or it cannot be made to fit.
+        CapsNetError: as of the trainer.
+    """
+    if isinstance(config, str):
+        config = fitted(preset(config), data.image_shape, data.classes)
+    learned, validation = split_validation(data.train, options.val_split, options.seed)
+    return train(
+        config,
+        options,
+        learned,
+        validation,
+        output,
+        device=device,
+        test_set=data.test,
+        initial=initial,
+        resume=resume,
+        on_progress=on_progress,
+    )
