@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from capsnet.about import TrainingInputs
 from capsnet.documents import from_values, parse_json, to_values
 from capsnet.errors import ArtifactError, printable
 
@@ -102,6 +103,9 @@ class ArtifactMetadata:
         claims: what the graph must contain to be the network that it says it is.
         opset: ONNX operator set, None for other formats.
         ir_version: version of the ONNX representation, None for other formats.
+        class_names: by the number of the class; empty where they have none.
+        training_inputs: what the images looked like that the network was trained on, where that is
+            known.
         schema_version: of this document.
     """
 
@@ -118,6 +122,8 @@ class ArtifactMetadata:
     claims: tuple[Claim, ...] = ()
     opset: int | None = None
     ir_version: int | None = None
+    class_names: tuple[str, ...] = ()
+    training_inputs: TrainingInputs | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -139,7 +145,25 @@ class ArtifactMetadata:
 
     def to_json(self) -> str:
         """The document as one line of JSON; equal documents give equal text."""
-        return json.dumps(to_values(self), sort_keys=True)
+        unknown = [name for name in ("class_names", "training_inputs") if not getattr(self, name)]
+        values = {name: value for name, value in to_values(self).items() if name not in unknown}
+        return json.dumps(values, sort_keys=True)
+
+    def describe(self) -> str:
+        """What the network takes and gives, in words, for people who look into the file."""
+        takes = ", ".join(
+            f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in self.inputs
+        )
+        lines = [f"Takes {takes}, values 0 to 1."]
+        given = self.training_inputs
+        if given is not None:
+            lines.append(
+                f"Trained on {given.colour} images, {given.polarity}, mean {given.mean.mean:.3g}, "
+                f"deviation {given.deviation.mean:.3g}."
+            )
+        if self.class_names:
+            lines.append(f"Classes in order: {', '.join(self.class_names)}.")
+        return " ".join(lines)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -197,6 +221,11 @@ class ArtifactMetadata:
             raise ArtifactError(
                 "the metadata contradicts itself: inputs and outputs of different batch sizes; "
                 "export again"
+            )
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ArtifactError(
+                f"the metadata contradicts itself: {len(self.class_names)} names for "
+                f"{self.classes} classes; export again"
             )
         if self.decision is not None and self.decision not in names[len(self.inputs) :]:
             raise ArtifactError(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from capsnet.about import about_of
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
 from capsnet.documents import parse_json, to_values
@@ -56,6 +57,7 @@ def save_checkpoint(
         "schema_version": _SCHEMA_VERSION,
         "config": to_values(model.config),
         "training": dict(training or {}),
+        **model.about.to_document(),
     }
     metadata = {_METADATA_KEY: json.dumps(document, sort_keys=True)}
     with atomic_path(Path(path)) as temporary:
@@ -115,6 +117,7 @@ def load_checkpoint(path: Path | str) -> CapsNet:
         with torch.random.fork_rng(devices=[]):
             model = CapsNet(config)
     model.load_state_dict(weights, assign=True)
+    model.about = about_of(path, content)
     return model.requires_grad_().eval()
 
 

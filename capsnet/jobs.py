@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About
+from capsnet.data.names import check_names
 from capsnet.data.options import ImageOptions
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
@@ -55,6 +57,7 @@ class ExportSettings:
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
+        class_names: of the classes, in place of those of the checkpoint; empty keeps them.
 
     Raises:
         ConfigError: if a value is none of those that there are.
@@ -65,6 +68,7 @@ class ExportSettings:
     batch: int | None = None
     opset: int = DEFAULT_OPSET
     forms: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         find_precision(self.precision)
@@ -213,12 +217,21 @@ def _write(
         precision=settings.precision,
         forms=settings.forms,
     )
-    options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images)
+    about = _named(model.about, settings.class_names, model.config.classes)
+    options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images, about)
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
         size, digest = file.path.stat().st_size, file_sha256(file.path)
         yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
+
+
+def _named(about: About, names: tuple[str, ...], classes: int) -> About:
+    """What is known of a network, with the names that were given, if any."""
+    if not names:
+        return about
+    check_names("the export", names, classes)
+    return dataclasses.replace(about, class_names=names)
 
 
 def _commit(

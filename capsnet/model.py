@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from capsnet.about import About
 from capsnet.config import CapsNetConfig
 
 __all__ = ["CapsNet", "head"]
@@ -36,11 +37,15 @@ class CapsNet(nn.Module):
 
     Args:
         config: what it is composed of.
+
+    Attributes:
+        about: what is known of its classes and training images, for those who will run it.
     """
 
     def __init__(self, config: CapsNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.about = About()
         self.activated = config.activated  # torch.jit.script sees no configuration
         layers = config.layers().values()
         stem, primary, *routed = (

@@ -15,6 +15,7 @@ from capsnet.cli.options import (
     OutputPath,
     calibrate_option,
     checkpoint_option,
+    classes_option,
     device_option,
     given_options,
     judging,
@@ -26,6 +27,7 @@ from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
 
 if TYPE_CHECKING:
+    from capsnet.data.names import read_names
     from capsnet.jobs import Exported
     from capsnet.runtime.proof.request import Request
 
@@ -91,6 +93,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
     help=f"Of weights and convolutions; inputs and outputs are always float32. {_LIMITED}.",
 )
 @calibrate_option
+@classes_option
 @device_option
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
@@ -107,6 +110,7 @@ def export_command(
     reconstruction: bool,
     precision: str,
     calibrate: Path | None,
+    classes: Path | None,
     verified: bool,
     page: Path | None,
     **forms: str,
@@ -123,7 +127,8 @@ def export_command(
     _refuse_contradictions(formats, precision, chosen)
     if not verified:
         _refuse_judging(request)
-    settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
+    names = () if classes is None else read_names(classes)
+    settings = ExportSettings(precision, reconstruction, batch, opset, chosen, names)
     targets = _targets(formats, output)
     out.reserve(written_files(targets), {"the checkpoint": request.checkpoint})
     with out.console.status("starting") as status:

@@ -41,6 +41,7 @@ __all__ = [
     "arrays_option",
     "calibrate_option",
     "checkpoint_option",
+    "classes_option",
     "device_option",
     "given_options",
     "invert_option",
@@ -336,6 +337,11 @@ arrays_option = click.option(
     "--arrays",
     type=NamePair(),
     help="Names of the arrays in .npz and .npy files.  [default: x,y, images,labels, ...]",
+)
+
+
+classes_option = click.option(
+    "--classes", type=FILE, help="Text file with the names of the classes, one a line."
 )
 
 

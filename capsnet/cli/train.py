@@ -14,6 +14,7 @@ from capsnet.cli.options import (
     Output,
     OutputFile,
     arrays_option,
+    classes_option,
     device_option,
     given_options,
     invert_option,
@@ -52,6 +53,7 @@ __all__ = ["train_command"]
 )
 @invert_option
 @arrays_option
+@classes_option
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option(
     "--val-split",
@@ -93,6 +95,7 @@ def train_command(
     size: int | None,
     invert: bool,
     arrays: tuple[str, str] | None,
+    classes: Path | None,
     init: Path | None,
     resume: bool,
     device: "Device",
@@ -116,7 +119,8 @@ def train_command(
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     initial = None if init is None else load_checkpoint(init)
-    images = load_training_data(data, size=size, options=ImageOptions(False, invert, arrays))
+    reading = ImageOptions(invert=invert, arrays=arrays)
+    images = load_training_data(data, size=size, options=reading, classes=classes)
     epochs: list[TrainingProgress] = []
     with _training_display(out, config.epochs, epochs) as on_progress:
         try:

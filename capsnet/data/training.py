@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.data.idx import LabelledImages
+from capsnet.data.names import read_names
 from capsnet.data.options import ImageOptions
 from capsnet.data.parts import known_labels, parts_of
 from capsnet.data.source import ImageShape, Part, reading, require_expandable
 from capsnet.data.torchvision_sets import pixels_of
-from capsnet.errors import DataError
+from capsnet.errors import DataError, printable
 
 __all__ = ["TrainingData", "load_training_data", "training_arrays", "training_data"]
 
@@ -47,7 +48,11 @@ class TrainingData:
 
 
 def load_training_data(
-    path: Path, *, size: int | None = None, options: ImageOptions = ImageOptions()
+    path: Path,
+    *,
+    size: int | None = None,
+    options: ImageOptions = ImageOptions(),
+    classes: Path | None = None,
 ) -> TrainingData:
     """Read a labelled data set.
 
@@ -56,6 +61,7 @@ def load_training_data(
         size: height and width that all images are resized to; None keeps their own, which must
             then be the same for all.
         options: how to read it; whether to resize follows from the size.
+        classes: a file with the names of the classes, one a line; None takes those of the data.
 
     Raises:
         DataError: if it cannot be read, or has no labels, or fewer than two classes.
@@ -70,13 +76,15 @@ def load_training_data(
         height, width = stored if size is None else (size, size)
         shape = channels, height, width
         train = _collected(part, shape, None)
-        names = part.classes or ()
-        classes = _class_count(part.name, train, names)
+        names = tuple(map(printable, part.classes or ()))
+        if classes is not None:
+            names = read_names(classes, len(names) or None)
+        count = _class_count(part.name, train, names)
         test = parts.get("test")
         held_out = None
         if test is not None:
-            held_out = _collected(test, shape, known_labels(test, names, classes))
-    return TrainingData(part.name, train, held_out, names, classes)
+            held_out = _collected(test, shape, known_labels(test, part.classes or (), count))
+    return TrainingData(part.name, train, held_out, names, count)
 
 
 def _class_count(name: str, train: LabelledImages, names: tuple[str, ...]) -> int:

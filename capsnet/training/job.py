@@ -54,6 +54,7 @@ def train_on(
         output,
         device=device,
         test_set=data.test,
+        class_names=data.names,
         initial=initial,
         resume=resume,
         on_progress=on_progress,

@@ -11,17 +11,20 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from capsnet.about import About
 from capsnet.checkpoint import load_checkpoint, read_safetensors, save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
@@ -29,6 +32,7 @@ from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path, read_file
 from capsnet.model import CapsNet, head
+from capsnet.training.describe import describe_inputs
 from capsnet.training.forms import encode
 from capsnet.training.step import reuse_freed_memory, training_step
 
@@ -140,6 +144,12 @@ class _State:
         return self.epoch - self.best_epoch() >= options.patience
 
 
+class _Splits(NamedTuple):
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
+
+
 def state_path(output: Path) -> Path:
     """The file that holds an unfinished run whose result will be ``output``."""
     return output.with_name(output.name + ".state")
@@ -155,6 +165,7 @@ def train(
     device: torch.device,
     test_set: LabelledImages | None = None,
     initial: CapsNet | None = None,
+    class_names: Sequence[str] = (),
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingResult:
@@ -174,6 +185,7 @@ def train(
         test_set: images to score the chosen epoch on, once, at the end.
         initial: a network of this configuration whose weights to start from, for fine-tuning; None
             starts from random weights.
+        class_names: of the classes, for the checkpoint; empty where they have none.
         resume: continue the run whose state is beside ``output``.
         on_progress: called after every step and every epoch.
 
@@ -187,13 +199,15 @@ def train(
         OutputError: if a file cannot be written, or an interrupted run would be overwritten.
         ResultError: if the loss becomes NaN or infinite.
     """
-    for split in (train_set, validation, test_set):
+    splits = _Splits(train_set, validation, test_set)
+    for split in splits:
         if split is not None:
             _check_fits(config, split)
     if device.type == "cpu":
         reuse_freed_memory()
     torch.manual_seed(options.seed)
     model = CapsNet(config).to(device)
+    model.about = About(tuple(class_names))
     if initial is not None:
         if initial.config != config:
             raise CheckpointError(
@@ -220,7 +234,7 @@ def train(
             run.save()
             if progress is not None:
                 on_progress(dataclasses.replace(progress, val_accuracy=accuracy))
-        result = _scored(output, options, run.state, test_set, device)
+        result = _completed(output, options, run.state, splits, device)
     except KeyboardInterrupt:
         run.save()
         raise
@@ -228,20 +242,25 @@ def train(
     return result
 
 
-def _scored(
+def _completed(
     output: Path,
     options: TrainingConfig,
     state: _State,
-    test_set: LabelledImages | None,
+    splits: _Splits,
     device: torch.device,
 ) -> TrainingResult:
-    """Score the chosen epoch on the test images, where there are some, and note it in its file."""
-    history, accuracy = state.val_accuracy, None
-    if test_set is not None:
-        best = load_checkpoint(output)
-        accuracy = evaluate(best.to(device), test_set)
-        notes = _notes(options, history[: state.best_epoch()]) | {"test_accuracy": accuracy}
-        save_checkpoint(best, output, training=notes)
+    """Score the chosen epoch on the test images, where there are some, and complete its file."""
+    best = load_checkpoint(output).to(device)
+    history = state.val_accuracy
+    notes = _notes(options, history[: state.best_epoch()])
+    accuracy = None
+    if splits.test is not None:
+        accuracy = evaluate(best, splits.test)
+        notes["test_accuracy"] = accuracy
+    longest = [lengths.amax(-1).cpu() for lengths in _lengths(best, splits.validation.images)]
+    inputs = describe_inputs(splits.train.images, torch.cat(longest).numpy())
+    best.about = dataclasses.replace(best.about, training_inputs=inputs)
+    save_checkpoint(best, output, training=notes)
     return TrainingResult(tuple(history), state.best_epoch(), accuracy)
 
 
@@ -384,19 +403,21 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
 
 
-def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
+def evaluate(model: CapsNet, images: LabelledImages) -> float:
     """Share of the images that the model classifies correctly, in evaluation mode."""
-    device = next(model.parameters()).device
-    correct, was_training = 0, model.training
+    predicted = torch.cat([lengths.argmax(-1).cpu() for lengths in _lengths(model, images.images)])
+    return int((predicted == torch.from_numpy(images.labels)).sum()) / len(predicted)
+
+
+def _lengths(model: CapsNet, images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
+    """The lengths ``[batch, classes]`` of the images' class capsules, batch by batch."""
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(test_set.images), _EVALUATION_BATCH):
-            images, labels = (a[start : start + _EVALUATION_BATCH] for a in test_set)
-            capsules = encode(model, torch.from_numpy(images).to(device).float() / 255)
-            predicted = head(capsules, model.activated)[0].argmax(-1)
-            correct += int((predicted.cpu() == torch.from_numpy(labels)).sum())
+        for start in range(0, len(images), _EVALUATION_BATCH):
+            batch = torch.from_numpy(images[start : start + _EVALUATION_BATCH]).to(device)
+            yield head(encode(model, batch.float() / 255), model.activated)[0]
     model.train(was_training)
-    return correct / len(test_set.images)
 
 
 def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
