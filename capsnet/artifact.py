@@ -24,8 +24,8 @@ __all__ = [
 METADATA_KEY = "capsnet"
 """Key of the document: ONNX ``metadata_props``, TorchScript and torch.export extra files."""
 
-SCHEMA_VERSION = 2
-"""Of the documents that are written; those of version 1 are read, too."""
+SCHEMA_VERSION = 3
+"""Of the documents that are written; earlier ones are read, too."""
 
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("lengths", "capsules", "reconstruction")
@@ -145,9 +145,7 @@ class ArtifactMetadata:
 
     def to_json(self) -> str:
         """The document as one line of JSON; equal documents give equal text."""
-        unknown = [name for name in ("class_names", "training_inputs") if not getattr(self, name)]
-        values = {name: value for name, value in to_values(self).items() if name not in unknown}
-        return json.dumps(values, sort_keys=True)
+        return json.dumps(to_values(self), sort_keys=True)
 
     def describe(self) -> str:
         """What the network takes and gives, in words, for people who look into the file."""
@@ -179,6 +177,8 @@ class ArtifactMetadata:
             version = values["schema_version"]
             if version == 1:
                 values = _from_version_1(values)
+            elif version == 2:  # knows neither names of classes nor training inputs
+                values = {**values, "schema_version": SCHEMA_VERSION}
             elif version != SCHEMA_VERSION:
                 raise ArtifactError(
                     f"the metadata has schema version {version}, this toolkit reads up to "

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
@@ -118,12 +118,20 @@ class PartialFile:
         self._raw.truncate()
         return kept, itertools.chain(pending, images)
 
-    def finish(self) -> None:
-        """Put the rows in the target's place, whole or not at all, and remove this file."""
+    def finish(self, write: Callable[[BinaryIO, Path], None] | None = None) -> None:
+        """Put the rows in the target's place, whole or not at all, and remove this file.
+
+        Args:
+            write: writes the target from the rows, in another form; None copies them.
+        """
         self.file.flush()
         self._raw.seek(self._start)
-        with atomic_path(self._target) as temporary, temporary.open("wb") as rows:
-            shutil.copyfileobj(self._raw, rows, 1 << 20)
+        with atomic_path(self._target) as temporary:
+            if write is not None:
+                write(self._raw, temporary)
+            else:
+                with temporary.open("wb") as rows:
+                    shutil.copyfileobj(self._raw, rows, 1 << 20)
         self.path.unlink(missing_ok=True)
 
     def _remove_unless_rows(self) -> None:

@@ -72,7 +72,7 @@ class Prover:
         self._model = load_checkpoint(request.checkpoint)
         self._digest = file_sha256(request.checkpoint)
         self._source, self._images, self._labels = load_images(
-            request, self._model.config, self._digest
+            request, self._model.config, self._digest, self._model.about.class_names
         )
         self._golden = EagerModel(self._model, torch.float64)
         self._baseline = EagerModel(self._model, torch.float32)

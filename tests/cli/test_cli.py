@@ -1,6 +1,5 @@
 """The command line: exit codes, one message an error, JSON, and files that appear whole."""
 
-import contextlib
 import csv
 import io
 import json
@@ -19,13 +18,13 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, with_weight
 from support.networks import SMALL, altered, lively_model, random_images
+from support.proof import InThisProcess
 
 from capsnet.cli.commands import cli
 from capsnet.cli.main import main
 from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256
-from capsnet.runtime.proof.proof import Prover
 
 
 @pytest.fixture
@@ -56,20 +55,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(capsnet.export.formats.onnx, "to_onnx", write)
     monkeypatch.setattr("capsnet.jobs.FreshProcess", InThisProcess)
     return quick
-
-
-class InThisProcess(contextlib.nullcontext):
-    """Proves where a fresh process would, but at once."""
-
-    def __init__(self, request, **_):
-        super().__init__(self)
-        self.prover, self.artifacts = Prover(request), []
-
-    def submit(self, artifact):
-        self.artifacts.append(artifact)
-
-    def proofs(self):
-        return [self.prover.prove(artifact) for artifact in self.artifacts]
 
 
 @pytest.fixture
