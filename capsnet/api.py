@@ -5,6 +5,7 @@ What loads slowly is imported where it is needed.
 """
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,8 @@ def export_model(
             request=request,
             calibration=calibration,
         )
+    for doubt in exported.warnings:
+        warnings.warn(doubt, stacklevel=2)
     assert exported.proof is not None
     certificate = exported.proof.certificate
     if not certificate.passed:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.about import About
+from capsnet.about import About, about_of
 from capsnet.data.names import check_names
 from capsnet.data.options import ImageOptions
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
@@ -28,6 +28,7 @@ from capsnet.runtime.certificate import (
     certificate_text,
     write_certificate,
 )
+from capsnet.runtime.guard import mnist_is_foreign
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ArtifactFile, Proof
@@ -87,11 +88,13 @@ class Exported:
         path: its place; where the proof failed, nothing was written there.
         artifact: what was written.
         proof: None where none was asked for.
+        warnings: what is doubtful about how it was made, in words.
     """
 
     path: Path
     artifact: ArtifactFile
     proof: Proof | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -152,8 +155,9 @@ def export_artifacts(
             names = {file.path: targets[name].name for name, file in staged.items()}
             with _calling(names):
                 proofs = judge.proofs()
+        doubts = _calibration_doubts(checkpoint, settings, calibration)
         results = [
-            Exported(path, facts, None if proof is None else proof.renamed(path.name))
+            Exported(path, facts, None if proof is None else proof.renamed(path.name), doubts)
             for path, facts, proof in zip(targets.values(), written, proofs, strict=True)
         ]
         _commit(results, list(staged.values()), list(beside.values()))
@@ -224,6 +228,19 @@ def _write(
         metadata = FORMATS[name].export(lowered, file.path, options)
         size, digest = file.path.stat().st_size, file_sha256(file.path)
         yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
+
+
+def _calibration_doubts(
+    checkpoint: Path, settings: ExportSettings, calibration: npt.ArrayLike | str | Path | None
+) -> tuple[str, ...]:
+    """Why MNIST digits may be the wrong images to calibrate with, where they were taken."""
+    if calibration is not None or not find_precision(settings.precision).calibrated:
+        return ()
+    problem = mnist_is_foreign(about_of(checkpoint, read_file(checkpoint)))
+    if problem is None:
+        return ()
+    problem = problem.replace("--images", "--calibrate")
+    return (f"{settings.precision} was calibrated on MNIST digits, {problem}",)
 
 
 def _named(about: About, names: tuple[str, ...], classes: int) -> About:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from capsnet.data.stream import Sample, stream_images
 from capsnet.errors import ArtifactError, ResultError
+from capsnet.runtime.guard import Guard
 from capsnet.runtime.sessions.base import Session
 
 __all__ = ["BATCH_SIZE", "Prediction", "predict"]
@@ -42,6 +43,8 @@ def predict(
     session: Session,
     images: str | Path | Iterable[Sample | tuple[str, npt.NDArray[np.float32]]],
     batch_size: int = BATCH_SIZE,
+    *,
+    guard: Guard | None = None,
 ) -> Iterator[Prediction]:
     """Classify images; no more than one batch of them is held at a time.
 
@@ -50,6 +53,7 @@ def predict(
         images: a file or folder of images; or names and images float32 ``[c, h, w]``, and perhaps
             labels, as :mod:`capsnet.data.stream` yields them.
         batch_size: images per run; the last run may have fewer.
+        guard: sees every batch, to say in the end whether it looks like the training images.
 
     Yields:
         One prediction per image, in their order.
@@ -73,7 +77,10 @@ def predict(
         images = stream_images(images, session.metadata.image_shape)
     remaining = iter(images)
     while batch := list(itertools.islice(remaining, batch_size)):
-        lengths = session.run(np.stack([item[1] for item in batch]))[decision]
+        stacked = np.stack([item[1] for item in batch])
+        lengths = session.run(stacked)[decision]
+        if guard is not None:
+            guard.see(stacked, lengths)
         for item, row in zip(batch, lengths, strict=True):
             source, truth = item[0], item.label if isinstance(item, Sample) else None
             if not np.isfinite(row).all():

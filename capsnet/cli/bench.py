@@ -267,8 +267,8 @@ def _images(
     from capsnet.runtime.proof.request import Request
 
     request = Request(asked.checkpoint, asked.images, samples, reading=asked.reading)
-    _, images, labels = load_images(
-        request, model.config, file_sha256(asked.checkpoint), model.about.class_names
+    _, images, labels, *_ = load_images(
+        request, model.config, file_sha256(asked.checkpoint), model.about
     )
     return images, labels
 

@@ -19,6 +19,7 @@ from capsnet.cli.options import (
     device_option,
     given_options,
     judging,
+    warn_of_odd_images,
     with_output,
 )
 from capsnet.cli.verify import print_verdicts, raise_unless_passed, write_page
@@ -143,12 +144,15 @@ def export_command(
     proofs = [item.proof for item in exported if item.proof is not None]
     write_page(proofs, page)
     seconds = round(time.monotonic() - _STARTED, 2)
-    out.write_json({"artifacts": [_document(item) for item in exported], "seconds": seconds})
+    doubts = exported[0].warnings
+    found = {"artifacts": [_document(item) for item in exported], "warnings": list(doubts)}
+    out.write_json(found | {"seconds": seconds})
     if proofs:
         print_verdicts([proof.certificate for proof in proofs], out)
     for item in exported:
         if item.proof is None:
             out.console.print(unverified_line(item.artifact))
+    warn_of_odd_images(doubts, strict=False)
     out.console.print(f"[dim]{seconds:.1f} s[/]")
     raise_unless_passed([proof.certificate for proof in proofs], "no file was written for it")
 

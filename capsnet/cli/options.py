@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from capsnet.bundled import BUNDLED
 from capsnet.cli.streams import check_standard_output
 from capsnet.device import Device
-from capsnet.errors import ResourceError
+from capsnet.errors import ResourceError, ResultError
 from capsnet.files import atomic_path, check_working_folder, check_writable, clash
 from capsnet.precision import PRECISIONS
 
@@ -47,6 +47,8 @@ __all__ = [
     "invert_option",
     "judging",
     "reading_options",
+    "strict_option",
+    "warn_of_odd_images",
     "with_output",
 ]
 
@@ -343,6 +345,25 @@ arrays_option = click.option(
 classes_option = click.option(
     "--classes", type=FILE, help="Text file with the names of the classes, one a line."
 )
+
+
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 where the images do not look like the training images.",
+)
+
+
+def warn_of_odd_images(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings of images that do not look like the training images.
+
+    Raises:
+        ResultError: if there is one, and that is not allowed.
+    """
+    if strict and warnings:
+        raise ResultError(warnings[0])
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def reading_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -16,6 +16,8 @@ from capsnet.cli.options import (
     OutputFile,
     device_option,
     reading_options,
+    strict_option,
+    warn_of_odd_images,
     with_output,
 )
 from capsnet.cli.streams import check_standard_output
@@ -25,6 +27,7 @@ from capsnet.runtime.certificate import certificate_path
 if TYPE_CHECKING:
     from capsnet.data.options import ImageOptions
     from capsnet.data.stream import Sample
+    from capsnet.runtime.guard import Guard
     from capsnet.runtime.resumable import PartialFile
     from capsnet.runtime.rows import Shown
     from capsnet.runtime.scores import Scores
@@ -77,6 +80,7 @@ _SUFFIXES = {"csv": (".csv",), "jsonl": (".jsonl", ".ndjson"), "parquet": (".par
 @click.option(
     "--resume", is_flag=True, help="Continue the interrupted run of this --output, if there is one."
 )
+@strict_option
 @reading_options
 @device_option
 @with_output
@@ -91,6 +95,7 @@ def predict_command(
     certified: bool,
     skips: bool,
     resume: bool,
+    strict: bool,
     reading: "ImageOptions",
     device: "Device",
 ) -> None:
@@ -103,7 +108,6 @@ def predict_command(
     """
     from capsnet.runtime.resumable import PartialFile, partial_path
     from capsnet.runtime.rows import Shown
-    from capsnet.runtime.scores import Scores
     from capsnet.runtime.sessions.opening import open_session
 
     form = output_format or _by_suffix(output)
@@ -123,13 +127,12 @@ def predict_command(
         click.echo(f"note: skipped {source}: {error}", err=True)
 
     images = _images(session, inputs, reading, note_skipped if skips else None)
-    shown = Shown(session.metadata.class_names, top, min_length)
-    rows = _Rows(session, form, shown, Scores(session.metadata.classes))
+    rows = _Rows.of(session, form, Shown(session.metadata.class_names, top, min_length))
     if output == STANDARD_OUTPUT:
         count, resumed = rows.write(images, sys.stdout), 0
     else:
         run = {"artifact_sha256": session.sha256, "device": session.device}
-        changed = {"reading": reading, "shown": shown}
+        changed = {"reading": reading, "shown": rows.shown}
         run |= {name: str(value) for name, value in changed.items() if value != type(value)()}
         partial = PartialFile(output, run, rows.partial_form, resume=resume)
         count, resumed = _write_resumably(rows, images, partial)
@@ -142,11 +145,13 @@ def predict_command(
         click.echo(f"note: {counted(len(skipped), 'image')} skipped", err=True)
     _print_accuracy(rows.scores)
     found = {"predictions": count, "resumed": resumed, "skipped": skipped}
-    out.write_json(_about(artifact, session, rows.scores) | found)
+    out.write_json(_about(artifact, rows) | found)
+    warn_of_odd_images(rows.warnings, strict)
 
 
-def _about(artifact: Path, session: "Session", scores: "Scores") -> dict[str, Any]:
-    """What the JSON says of the artifact, and of its accuracy."""
+def _about(artifact: Path, rows: "_Rows") -> dict[str, Any]:
+    """What the JSON says of the artifact, of its accuracy, and of the images."""
+    session, scores = rows.session, rows.scores
     return {
         "artifact": artifact.name,
         "device": session.device,
@@ -155,6 +160,7 @@ def _about(artifact: Path, session: "Session", scores: "Scores") -> dict[str, An
         "scored": scores.count,
         "accuracy": scores.accuracy,
         "confusion": scores.confusion.tolist() if scores.count else None,
+        "warnings": rows.warnings,
     }
 
 
@@ -228,12 +234,30 @@ class _Rows:
         form: of the rows, one of :data:`_SUFFIXES`.
         shown: what they show.
         scores: counts them where their true classes are known.
+        guard: watches the images, where it is known what the training images looked like.
     """
 
     session: "Session"
     form: str
     shown: "Shown"
     scores: "Scores"
+    guard: "Guard | None"
+
+    @classmethod
+    def of(cls, session: "Session", form: str, shown: "Shown") -> "_Rows":
+        """The rows of a run that has not begun."""
+        from capsnet.runtime.guard import Guard
+        from capsnet.runtime.scores import Scores
+
+        inputs = session.metadata.training_inputs
+        guard = None if inputs is None else Guard(inputs)
+        return cls(session, form, shown, Scores(session.metadata.classes), guard)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the images so far."""
+        odd = None if self.guard is None else self.guard.finding()
+        return [] if odd is None else [odd]
 
     @property
     def partial_form(self) -> str:
@@ -245,7 +269,7 @@ class _Rows:
         from capsnet.runtime.predict import predict
         from capsnet.runtime.rows import write_csv, write_jsonl
 
-        predictions = self.scores.counted(predict(self.session, images))
+        predictions = self.scores.counted(predict(self.session, images, guard=self.guard))
         if self.form == "jsonl":
             return write_jsonl(predictions, file, self.shown)
         return write_csv(predictions, file, self.shown, header=header)

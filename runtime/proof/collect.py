@@ -49,8 +49,10 @@ class Artifact(Protocol):
 
     metadata: ArtifactMetadata
 
-    def run(self, images: Images) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Outputs by name."""
+    def run(
+        self, images: Images, *, any_range: bool = False
+    ) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Outputs by name; values outside 0..1 only where any range is allowed."""
         ...
 
 

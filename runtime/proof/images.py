@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
 from capsnet.data.arrays import labels_of
@@ -17,6 +18,7 @@ from capsnet.data.source import Labels
 from capsnet.data.stream import count_images, stream_samples
 from capsnet.errors import DataError
 from capsnet.files import file_sha256
+from capsnet.runtime.guard import mnist_is_foreign, unlike
 from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
@@ -30,15 +32,17 @@ class ProofImages(NamedTuple):
         source: where they are from, in words.
         images: float32 ``[n, channels, height, width]``, values 0..1.
         labels: the true classes int64 ``[n]``; None where they are not known.
+        warnings: why the numbers may not be those of the images that the network is for.
     """
 
     source: str
     images: npt.NDArray[np.float32]
     labels: Labels | None
+    warnings: tuple[str, ...] = ()
 
 
 def load_images(
-    request: Request, config: CapsNetConfig, checkpoint_sha256: str, names: Sequence[str] = ()
+    request: Request, config: CapsNetConfig, checkpoint_sha256: str, about: About = About()
 ) -> ProofImages:
     """The images that a request asks for.
 
@@ -46,19 +50,25 @@ def load_images(
         request: names a source, or leaves it to the bundled images.
         config: of the network; the images must fit it.
         checkpoint_sha256: labels of the bundled images mean something only to the bundled model.
-        names: of the network's classes, where it has names.
+        about: what is known of the network's classes and training images.
 
     Raises:
         DataError: if there are no images, or they or their labels do not fit.
     """
     if request.images is not None:
-        return _given(request.images, request, config, names)
+        given = _given(request.images, request, config, about.class_names)
+        inputs = about.training_inputs
+        odd = None if inputs is None else unlike(inputs, given.images)
+        return given if odd is None else given._replace(warnings=(odd,))
     pixels, labels = _bundled(config, checkpoint_sha256)
     if request.labels is not None:
         labels = _read_labels(request.labels, len(pixels))
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
-    return ProofImages("MNIST test set", images, None if labels is None else labels[chosen])
+    chosen_labels = None if labels is None else labels[chosen]
+    problem = mnist_is_foreign(about)
+    warnings = () if problem is None else (f"the numbers were checked on MNIST digits, {problem}",)
+    return ProofImages("MNIST test set", images, chosen_labels, warnings)
 
 
 def _bundled(

@@ -71,8 +71,8 @@ class Prover:
         self._request = request
         self._model = load_checkpoint(request.checkpoint)
         self._digest = file_sha256(request.checkpoint)
-        self._source, self._images, self._labels = load_images(
-            request, self._model.config, self._digest, self._model.about.class_names
+        self._source, self._images, self._labels, self._warnings = load_images(
+            request, self._model.config, self._digest, self._model.about
         )
         self._golden = EagerModel(self._model, torch.float64)
         self._baseline = EagerModel(self._model, torch.float32)
@@ -136,7 +136,7 @@ class Prover:
             verdict="pass" if passed else "fail",
             artifact=ArtifactFile.describe(artifact, session),
             checkpoint_sha256=self._digest,
-            images=ImageSet(self._source, len(self._images)),
+            images=ImageSet(self._source, len(self._images), self._warnings),
             device=session.device,
             device_reason=session.device_reason,
             providers=session.providers(),

@@ -202,10 +202,15 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images that an artifact was compared on: where they are from, and how many."""
+    """The images that an artifact was compared on: where they are from, and how many.
+
+    Attributes:
+        warnings: why they may not be of the kind that the network is for, in words.
+    """
 
     source: str
     count: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.artifact import ArtifactMetadata
+from capsnet.artifact import INPUT_NAME, ArtifactMetadata
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, ConfigError
 from capsnet.precision import find_precision
-from capsnet.runtime.sessions.images import Images, as_images
+from capsnet.runtime.sessions.images import Images, as_images, require_unit_range
 
 __all__ = ["Arrays", "Device", "Images", "Session", "refuse_foreign"]
 
@@ -70,7 +70,7 @@ class Session(ABC):
     def _compute(self, images: Images) -> Arrays:
         """Run the graph once on a batch that it accepts."""
 
-    def run(self, images: npt.ArrayLike) -> Arrays:
+    def run(self, images: npt.ArrayLike, *, any_range: bool = False) -> Arrays:
         """Run the network.
 
         An artifact with a fixed batch size runs as often as the images need; the last batch is
@@ -81,18 +81,21 @@ class Session(ABC):
             images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that
                 without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
                 be 0.
+            any_range: take values outside 0..1, too, NaN and infinity included.
 
         Returns:
             The artifact's outputs by name, float32 with ``batch`` first, in their order.
 
         Raises:
-            DataError: if the images are no floats, or not of the artifact's shape.
+            DataError: if the images are no floats, not of the artifact's shape, or not of 0..1.
             ArtifactError: if the backend fails, or would wait for threads that a fork has not
                 copied.
         """
         self._check_process()
         fixed, *image_shape = self.metadata.inputs[0].shape
         given = as_images(images, ("batch", *image_shape), "the artifact")
+        if not any_range and self.metadata.inputs[0].name == INPUT_NAME:
+            require_unit_range(given)
         count = size = len(given)
         if count == 0:
             return {

@@ -30,7 +30,7 @@ def test_labelled_folder_gives_accuracy(folder):
 def test_samples_are_spread_evenly_over_a_labelled_folder(folder, samples, chosen):
     images = np.arange(10, dtype=np.uint8)[:, None, None].repeat(12, 1).repeat(12, 2)
     idx_folder(folder / "digits", images, np.arange(10) % 5)
-    _, used, labels = loaded(folder, images="digits", samples=samples)
+    _, used, labels, _ = loaded(folder, images="digits", samples=samples)
     expected = list(range(10)) if chosen is None else chosen
     assert np.rint(used[:, 0, 0, 0] * 255).astype(int).tolist() == expected
     assert labels.tolist() == [n % 5 for n in expected]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.markup import escape
 from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
 from support.networks import SMALL, TINY, altered, lively_model, random_images
 from support.proof import request_in, verify
@@ -30,6 +31,7 @@ from capsnet.runtime.proof.proof import Prover, prove
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import Certificate, ImageSet
+from capsnet.runtime.proof.tables import summary_lines
 
 # In this process
 
@@ -131,7 +133,10 @@ def test_bundled_images_give_other_networks_no_accuracy(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(TINY, reconstruction=True))
     certificate = verify(tmp_path, images=None, samples=4)
     assert certificate.passed
-    assert certificate.images == ImageSet("MNIST test set", 4)
+    assert (certificate.images.source, certificate.images.count) == ("MNIST test set", 4)
+    [warning] = certificate.images.warnings
+    assert "it is not known what the network was trained on" in warning
+    assert escape(warning) in summary_lines(certificate)[-1]
     assert certificate.parity.accuracy is None
 
 
