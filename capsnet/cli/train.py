@@ -13,6 +13,7 @@ from capsnet.cli.options import (
     FiniteRange,
     Output,
     OutputFile,
+    OutputPath,
     arrays_option,
     classes_option,
     device_option,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from capsnet.device import Device
     from capsnet.training.trainer import Progress as TrainingProgress
     from capsnet.training.trainer import TrainingResult
+
+    Watch = Callable[[TrainingProgress], None]
 
 __all__ = ["train_command"]
 
@@ -83,6 +86,13 @@ __all__ = ["train_command"]
     help="Largest random translation, in pixels.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Most images to train on.")
+@click.option("--plot", type=OutputFile(), help="Draw loss and accuracy (needs [plot]).")
+@click.option(
+    "--tensorboard",
+    type=OutputPath(),
+    help="Folder for TensorBoard's events (needs [tensorboard]).",
+)
 @click.option("--init", type=FILE, help="Start from the weights of this checkpoint.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run of this output.")
 @device_option
@@ -96,6 +106,8 @@ def train_command(
     invert: bool,
     arrays: tuple[str, str] | None,
     classes: Path | None,
+    plot: Path | None,
+    tensorboard: Path | None,
     init: Path | None,
     resume: bool,
     device: "Device",
@@ -104,7 +116,8 @@ def train_command(
     """Train a capsule network on labelled images.
 
     A share of the training images, never the test images, chooses the epoch that is kept; the test
-    split, where there is one, is scored once, at the end. An interrupted run can be resumed.
+    split, where there is one, is scored once, at the end. An interrupted run can be resumed. Every
+    epoch is a line of OUTPUT.log.jsonl.
     """
     import torch
 
@@ -113,39 +126,52 @@ def train_command(
     from capsnet.data.training import load_training_data
     from capsnet.device import choose_device, why_torch_has_no_cuda
     from capsnet.training.job import train_on
+    from capsnet.training.log import Curves, TensorBoard, log_path
     from capsnet.training.trainer import TrainingConfig, state_path
 
-    out.reserve({"the state of the run": state_path(output)})
+    log = log_path(output)
+    out.reserve({"the state of the run": state_path(output), "the log of the run": log})
+    watching: list[Watch] = [] if plot is None else [Curves(plot, log).epoch]
+    watching += [] if tensorboard is None else [TensorBoard(tensorboard).epoch]
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     initial = None if init is None else load_checkpoint(init)
     reading = ImageOptions(invert=invert, arrays=arrays)
     images = load_training_data(data, size=size, options=reading, classes=classes)
     epochs: list[TrainingProgress] = []
-    with _training_display(out, config.epochs, epochs) as on_progress:
-        try:
-            result = train_on(
-                images,
-                preset if initial is None or "--preset" in given_options() else initial.config,
-                config,
-                output,
-                device=torch.device(chosen),
-                initial=initial,
-                resume=resume,
-                on_progress=on_progress,
-            )
-        except KeyboardInterrupt:
-            if state_path(output).exists():  # there is none before the first step
-                out.console.print(
-                    f"interrupted; the run is saved in {state_path(output)}. "
-                    "Give the same command with --resume to continue.",
-                    markup=False,
-                )
-            raise
+    with _interruption_noted(out, output), _training_display(out, config.epochs, epochs) as show:
+        result = train_on(
+            images,
+            preset if initial is None or "--preset" in given_options() else initial.config,
+            config,
+            output,
+            device=torch.device(chosen),
+            initial=initial,
+            resume=resume,
+            watching=watching,
+            on_progress=show,
+        )
     _report(out, result, output)
     seconds = [epoch.seconds for epoch in epochs]  # of the epochs that this run has ended
     found = dataclasses.asdict(result) | {"epoch_seconds": seconds}
     out.write_json({"output": str(output), "device": chosen} | found)
+
+
+@contextlib.contextmanager
+def _interruption_noted(out: Output, output: Path) -> Iterator[None]:
+    """Say how to go on where the block is interrupted after a step."""
+    from capsnet.training.trainer import state_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state_path(output).exists():  # there is none before the first step
+            out.console.print(
+                f"interrupted; the run is saved in {state_path(output)}. "
+                "Give the same command with --resume to continue.",
+                markup=False,
+            )
+        raise
 
 
 def _report(out: Output, result: "TrainingResult", output: Path) -> None:

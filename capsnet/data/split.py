@@ -11,7 +11,7 @@ _FEWEST = 10
 
 
 def split_validation(
-    images: LabelledImages, share: float, seed: int
+    images: LabelledImages, share: float, seed: int, limit: int | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
     """Split images into those to learn from and those to choose the epoch with.
 
@@ -22,14 +22,18 @@ def split_validation(
         images: all of them.
         share: of each class to hold out, between 0 and 1.
         seed: of the choice.
+        limit: most images of both parts together; None takes all.
 
     Raises:
         DataError: if there are too few images.
     """
+    random = np.random.default_rng(seed)
+    if limit is not None and limit < len(images.labels):
+        chosen = np.sort(random.permutation(len(images.labels))[:limit])
+        images = LabelledImages(images.images[chosen], images.labels[chosen])
     labels = images.labels
     if len(labels) < _FEWEST:
         raise DataError(f"there are {len(labels)} images, training takes at least {_FEWEST}")
-    random = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))

@@ -1,6 +1,6 @@
 """From a data set to a checkpoint: the network that fits it, the split, the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from capsnet.data.split import split_validation
 from capsnet.data.training import TrainingData
 from capsnet.model import CapsNet
 from capsnet.training.fit import fitted
+from capsnet.training.log import TrainingLog, log_path
 from capsnet.training.trainer import Progress, TrainingConfig, TrainingResult, train
 
 __all__ = ["train_on"]
@@ -24,6 +25,7 @@ def train_on(
     device: torch.device,
     initial: CapsNet | None = None,
     resume: bool = False,
+    watching: Sequence[Callable[[Progress], None]] = (),
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingResult:
     """Train a network on a data set; see :func:`capsnet.training.trainer.train`.
@@ -37,6 +39,7 @@ def train_on(
         device: where to train.
         initial: a network of this configuration whose weights to start from.
         resume: continue the run whose state is beside ``output``.
+        watching: called after every epoch, when it is in the log (:func:`log_path`).
         on_progress: called after every step and every epoch.
 
     Raises:
@@ -45,8 +48,19 @@ def train_on(
     """
     if isinstance(config, str):
         config = fitted(preset(config), data.image_shape, data.classes)
-    learned, validation = split_validation(data.train, options.val_split, options.seed)
-    return train(
+    learned, validation = split_validation(
+        data.train, options.val_split, options.seed, options.limit
+    )
+    log = TrainingLog(log_path(output), resume=resume)
+
+    def told(progress: Progress) -> None:
+        if progress.val_accuracy is not None:  # the end of an epoch
+            log.epoch(progress)
+            for watch in watching:
+                watch(progress)
+        on_progress(progress)
+
+    result = train(
         config,
         options,
         learned,
@@ -57,5 +71,7 @@ def train_on(
         class_names=data.names,
         initial=initial,
         resume=resume,
-        on_progress=on_progress,
+        on_progress=told,
     )
+    log.result(result)
+    return result

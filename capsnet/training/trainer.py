@@ -56,6 +56,7 @@ class TrainingConfig:
         seed: of the weights, the order, the shifts, and the choice of validation images.
         val_split: share of the training images that is held out, of every class alike, to choose
             the epoch.
+        limit: most images to train on, chosen by the seed; None takes all.
         patience: stop after so many epochs without a better validation accuracy; None never does.
 
     Raises:
@@ -69,11 +70,11 @@ class TrainingConfig:
     seed: int = 0
     val_split: float = 0.1
     patience: int | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         counts = {"epochs": 1, "batch_size": 1, "shift": 0, "seed": 0}
-        if self.patience is not None:
-            counts["patience"] = 1
+        counts |= {n: 1 for n in ("patience", "limit") if getattr(self, n) is not None}
         for name, least in counts.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:

@@ -922,6 +922,7 @@ def test_network_is_trained_exported_and_verified(tmp_path):
         "capsnet.onnx.parity.json",
         "digits",
         "t.safetensors",
+        "t.safetensors.log.jsonl",
         "training.json",
     ]
 
@@ -988,4 +989,6 @@ def test_interrupted_training_exits_with_130_and_says_how_to_resume(tmp_path):
     assert "interrupted; the run is saved in t.st.state" in out
     assert "with --resume to continue" in out
     assert err.split() == ["interrupted"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "t.st", "t.st.state"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("digits", "t.st", "t.st.log.jsonl", "t.st.state")
+    ]
