@@ -105,8 +105,10 @@ def train(
     import torch
 
     from capsnet.checkpoint import load_checkpoint
+    from capsnet.config import preset
     from capsnet.data.training import load_training_data, training_data
     from capsnet.device import choose_device, why_torch_has_no_cuda
+    from capsnet.training.fit import Fitting
     from capsnet.training.job import train_on
     from capsnet.training.trainer import TrainingConfig
 
@@ -121,7 +123,8 @@ def train(
     where = choose_device(device, why_torch_has_no_cuda() if device != "cpu" else "", "training")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors") if output is None else Path(output)
-        train_on(data, config, settings, path, device=torch.device(where.device))
+        network = Fitting(preset(config)) if isinstance(config, str) else config
+        train_on(data, network, settings, path, device=torch.device(where.device))
         return load_checkpoint(path)
 
 

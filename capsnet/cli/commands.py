@@ -3,6 +3,7 @@
 import click
 
 from capsnet.cli.bench import bench_command
+from capsnet.cli.config import config_command
 from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
 from capsnet.cli.inspect import inspect_command
@@ -26,6 +27,7 @@ for _command in (
     predict_command,
     bench_command,
     train_command,
+    config_command,
     doctor_command,
 ):
     cli.add_command(_command)

@@ -47,6 +47,7 @@ __all__ = [
     "invert_option",
     "judging",
     "reading_options",
+    "settings_option",
     "strict_option",
     "warn_of_odd_images",
     "with_output",
@@ -364,6 +365,15 @@ def warn_of_odd_images(warnings: Sequence[str], strict: bool) -> None:
         raise ResultError(warnings[0])
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the network: stem.channels=128; can be repeated.",
+)
 
 
 def reading_options(function: Callable[..., None]) -> Callable[..., None]:

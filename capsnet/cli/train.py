@@ -19,12 +19,16 @@ from capsnet.cli.options import (
     device_option,
     given_options,
     invert_option,
+    settings_option,
     with_output,
 )
 from capsnet.presets import PRESETS
 
 if TYPE_CHECKING:
+    from capsnet.config import CapsNetConfig
     from capsnet.device import Device
+    from capsnet.model import CapsNet
+    from capsnet.training.fit import Fitting
     from capsnet.training.trainer import Progress as TrainingProgress
     from capsnet.training.trainer import TrainingResult
 
@@ -51,6 +55,13 @@ __all__ = ["train_command"]
     show_default=True,
     help="Network; its input and classes become those of the images.",
 )
+@click.option(
+    "--config",
+    "config_file",
+    type=FILE,
+    help="Network, as `capsnet config` prints it, in place of a preset.",
+)
+@settings_option
 @click.option(
     "--resize", "size", type=click.IntRange(min=1), help="Height and width to resize images to."
 )
@@ -102,6 +113,8 @@ def train_command(
     data: Path,
     output: Path,
     preset: str,
+    config_file: Path | None,
+    settings: tuple[str, ...],
     size: int | None,
     invert: bool,
     arrays: tuple[str, str] | None,
@@ -136,13 +149,14 @@ def train_command(
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device
     config = TrainingConfig(**options)
     initial = None if init is None else load_checkpoint(init)
+    network = _network(preset, config_file, settings, initial)
     reading = ImageOptions(invert=invert, arrays=arrays)
     images = load_training_data(data, size=size, options=reading, classes=classes)
     epochs: list[TrainingProgress] = []
     with _interruption_noted(out, output), _training_display(out, config.epochs, epochs) as show:
         result = train_on(
             images,
-            preset if initial is None or "--preset" in given_options() else initial.config,
+            network,
             config,
             output,
             device=torch.device(chosen),
@@ -155,6 +169,26 @@ def train_command(
     seconds = [epoch.seconds for epoch in epochs]  # of the epochs that this run has ended
     found = dataclasses.asdict(result) | {"epoch_seconds": seconds}
     out.write_json({"output": str(output), "device": chosen} | found)
+
+
+def _network(
+    preset: str, config_file: Path | None, settings: tuple[str, ...], initial: "CapsNet | None"
+) -> "CapsNetConfig | Fitting":
+    """The network that the options describe; but for a file's, it is made to fit the images."""
+    from capsnet.config import preset as network
+    from capsnet.config_file import changed, config_values, network_of, read_values
+    from capsnet.training.fit import Fitting
+
+    given = given_options()
+    if config_file is not None:
+        if "--preset" in given:
+            raise click.UsageError("--config and --preset both name a network: give one of them")
+        values, lines = read_values(config_file)
+        config = network_of(changed(values, settings), str(config_file), lines)
+        return config if "image_shape" in values else Fitting(config)
+    if initial is not None and not {"--preset", "--set"} & given:
+        return initial.config
+    return Fitting(network_of(changed(config_values(network(preset)), settings)))
 
 
 @contextlib.contextmanager

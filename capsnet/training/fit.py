@@ -1,11 +1,19 @@
 """A preset's network for other images and classes than its own."""
 
 import dataclasses
+from dataclasses import dataclass
 
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ConfigError
 
-__all__ = ["fitted"]
+__all__ = ["Fitting", "fitted"]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A network whose input and class capsules are to become those that the images need."""
+
+    config: CapsNetConfig
 
 
 def fitted(config: CapsNetConfig, image_shape: tuple[int, int, int], classes: int) -> CapsNetConfig:

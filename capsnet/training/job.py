@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from capsnet.config import CapsNetConfig, preset
+from capsnet.config import CapsNetConfig
 from capsnet.data.split import split_validation
 from capsnet.data.training import TrainingData
 from capsnet.model import CapsNet
-from capsnet.training.fit import fitted
+from capsnet.training.fit import Fitting, fitted
 from capsnet.training.log import TrainingLog, log_path
 from capsnet.training.trainer import Progress, TrainingConfig, TrainingResult, train
 
@@ -18,7 +18,7 @@ __all__ = ["train_on"]
 
 def train_on(
     data: TrainingData,
-    config: CapsNetConfig | str,
+    config: CapsNetConfig | Fitting,
     options: TrainingConfig,
     output: Path,
     *,
@@ -32,8 +32,7 @@ def train_on(
 
     Args:
         data: training images, of which a share chooses the epoch; and perhaps test images.
-        config: the network; or the name of a preset, whose input and classes become those of the
-            images.
+        config: the network; or one whose input and classes become those of the images.
         options: how to train.
         output: the checkpoint to write.
         device: where to train.
@@ -43,11 +42,11 @@ def train_on(
         on_progress: called after every step and every epoch.
 
     Raises:
-        ConfigError: if there is no such preset, or it cannot be made to fit.
+        ConfigError: if it cannot be made to fit.
         CapsNetError: as of the trainer.
     """
-    if isinstance(config, str):
-        config = fitted(preset(config), data.image_shape, data.classes)
+    if isinstance(config, Fitting):
+        config = fitted(config.config, data.image_shape, data.classes)
     learned, validation = split_validation(
         data.train, options.val_split, options.seed, options.limit
     )

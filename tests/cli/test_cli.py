@@ -854,7 +854,7 @@ def test_every_command_has_help_json_and_debug(command):
         assert option in result.output
 
 
-COMMANDS = {"bench", "doctor", "export", "inspect", "predict", "train", "verify"}
+COMMANDS = {"bench", "config", "doctor", "export", "inspect", "predict", "train", "verify"}
 
 
 def test_commands_are_those_of_the_documentation():

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from capsnet.config import preset
 from capsnet.data.split import split_validation
 from capsnet.data.training import training_data
 from capsnet.errors import ResourceError
+from capsnet.training.fit import Fitting
 from capsnet.training.job import train_on
 from capsnet.training.log import Curves, TensorBoard, log_path
 from capsnet.training.trainer import TrainingConfig
@@ -22,7 +24,9 @@ OPTIONS = TrainingConfig(epochs=2, batch_size=16)
 def run(folder, *watching, **others):
     output = folder / "model.safetensors"
     cpu = torch.device("cpu")
-    return train_on(DATA, "tiny", OPTIONS, output, device=cpu, watching=watching, **others)
+    return train_on(
+        DATA, Fitting(preset("tiny")), OPTIONS, output, device=cpu, watching=watching, **others
+    )
 
 
 def lines(folder):
