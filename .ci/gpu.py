@@ -89,8 +89,8 @@ def speeds(document: dict[str, Any]) -> Rows:
 
 def epochs(document: dict[str, Any]) -> Rows:
     """The epochs of ``train``; the first one also warms up."""
-    yield "epoch", "device", "seconds", "test accuracy"
-    pairs = zip(document["epoch_seconds"], document["test_accuracy"], strict=True)
+    yield "epoch", "device", "seconds", "validation accuracy"
+    pairs = zip(document["epoch_seconds"], document["val_accuracy"], strict=True)
     for number, (seconds, accuracy) in enumerate(pairs, start=1):
         yield number, document["device"], f"{seconds:.2f}", f"{accuracy:.2%}"
 

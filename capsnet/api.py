@@ -5,6 +5,7 @@ What loads slowly is imported where it is needed.
 """
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from capsnet.bundled import BUNDLED, checkpoint_file
 from capsnet.definitions import own_definitions, refuse_while_loading
-from capsnet.errors import ConfigError, DataError, ResultError
+from capsnet.errors import ConfigError, ResultError
 from capsnet.formats import DEFAULT_OPSET, FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, prove
 from capsnet.networks import NetworkSource
@@ -68,15 +69,15 @@ def load(checkpoint: str | Path = "mnist") -> "CapsNet":
 
 
 def train(
-    images: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    images: Any,
+    labels: npt.ArrayLike | None = None,
     *,
     config: "CapsNetConfig | str" = "mnist",
     output: str | Path | None = None,
     device: "Device" = "auto",
     **options: Any,
 ) -> "CapsNet":
-    """Train a network on arrays; a tenth of the images chooses the best epoch.
+    """Train a network; a tenth of the images of each class chooses the best epoch.
 
     >>> import capsnet, numpy
     >>> images = numpy.zeros((20, 1, 28, 28), numpy.uint8)
@@ -85,13 +86,16 @@ def train(
     (1, 28, 28)
 
     Args:
-        images: uint8 ``[n, channels, height, width]``, values 0..255.
-        labels: integers ``[n]``, from 0.
-        config: the network, or the name of a preset.
+        images: uint8 ``[n, channels, height, width]`` with values 0..255, or floats with values
+            0..1, as an array or a tensor; a ``torch.utils.data.Dataset`` of pairs (image, label);
+            or the path of a data set, as ``capsnet train --data`` takes it.
+        labels: integers ``[n]``, from 0; None where the images have them.
+        config: the network; or the name of a preset, whose input and number of classes become
+            those of the images.
         output: checkpoint to write; None keeps the network in memory only.
         device: where to train.
         **options: of :class:`capsnet.training.trainer.TrainingConfig`: ``epochs``, ``batch_size``,
-            ``learning_rate``, ``shift``, ``seed``.
+            ``learning_rate``, ``shift``, ``seed``, ``val_split``, ``patience``.
 
     Returns:
         The network of the best epoch, in evaluation mode.
@@ -104,41 +108,25 @@ def train(
 
     from capsnet.checkpoint import load_checkpoint
     from capsnet.config import preset
-    from capsnet.data.idx import LabelledImages
+    from capsnet.data.training import load_training_data, training_data
     from capsnet.device import choose_device, why_torch_has_no_cuda
-    from capsnet.training.trainer import TrainingConfig, train
+    from capsnet.training.fit import Fitting
+    from capsnet.training.job import train_on
+    from capsnet.training.trainer import TrainingConfig
 
-    pixels, classes = np.asarray(images), np.asarray(labels)
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise DataError(
-            f"the images are {pixels.dtype} {list(pixels.shape)}, expected uint8 "
-            "[n, channels, height, width] with values 0..255"
-        )
-    if classes.dtype.kind not in "iu" or classes.shape != pixels.shape[:1]:
-        raise DataError(
-            f"the labels are {classes.dtype} {list(classes.shape)}, expected integers "
-            f"[{len(pixels)}], one for each image"
-        )
     try:
         settings = TrainingConfig(**options)
     except TypeError as error:
         raise ConfigError(f"training has no such option: {error}") from error
-    classes = classes.astype(np.int64)
-    if len(pixels) < 10:
-        raise DataError(f"there are {len(pixels)} images, training takes at least 10")
-    shuffled = np.random.default_rng(settings.seed).permutation(len(pixels))
-    held_out = shuffled < len(pixels) // 10
+    if isinstance(images, str | Path):
+        data = load_training_data(Path(images))
+    else:
+        data = training_data(images, labels)
     where = choose_device(device, why_torch_has_no_cuda() if device != "cpu" else "", "training")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors") if output is None else Path(output)
-        train(
-            preset(config) if isinstance(config, str) else config,
-            settings,
-            LabelledImages(pixels[~held_out], classes[~held_out]),
-            LabelledImages(pixels[held_out], classes[held_out]),
-            path,
-            device=torch.device(where.device),
-        )
+        network = Fitting(preset(config)) if isinstance(config, str) else config
+        train_on(data, network, settings, path, device=torch.device(where.device))
         return load_checkpoint(path)
 
 
@@ -208,6 +196,8 @@ def export_model(
             settings,
             calibration=calibration,
         )
+    for doubt in exported.warnings:
+        warnings.warn(doubt, stacklevel=2)
     assert exported.proof is not None
     certificate = exported.proof.certificate
     if not certificate.passed:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from capsnet.about import TrainingInputs
 from capsnet.documents import from_values, parse_json, to_values
 from capsnet.errors import ArtifactError, printable
 
@@ -23,8 +24,8 @@ __all__ = [
 METADATA_KEY = "capsnet"
 """Key of the document: ONNX ``metadata_props``, TorchScript and torch.export extra files."""
 
-SCHEMA_VERSION = 2
-"""Of the documents that are written; those of version 1 are read, too."""
+SCHEMA_VERSION = 3
+"""Of the documents that are written; earlier ones are read, too."""
 
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("lengths", "capsules", "reconstruction")
@@ -102,6 +103,9 @@ class ArtifactMetadata:
         claims: what the graph must contain to be the network that it says it is.
         opset: ONNX operator set, None for other formats.
         ir_version: version of the ONNX representation, None for other formats.
+        class_names: by the number of the class; empty where they have none.
+        training_inputs: what the images looked like that the network was trained on, where that is
+            known.
         schema_version: of this document.
     """
 
@@ -118,6 +122,8 @@ class ArtifactMetadata:
     claims: tuple[Claim, ...] = ()
     opset: int | None = None
     ir_version: int | None = None
+    class_names: tuple[str, ...] = ()
+    training_inputs: TrainingInputs | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -126,14 +132,41 @@ class ArtifactMetadata:
         return tuple(int(size) for size in self.inputs[0].shape[1:])
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a network of a user's own, which names its inputs itself."""
+        return "module" in self.config
+
+    @property
     def fixed_batch(self) -> int | None:
         """The batch size that it insists on; None for any."""
         batch = self.inputs[0].shape[0]
         return batch if isinstance(batch, int) else None
 
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 where nothing is classified."""
+        found = [spec for spec in self.outputs if spec.name == self.decision]
+        return int(found[0].shape[1]) if found and len(found[0].shape) == 2 else 0
+
     def to_json(self) -> str:
         """The document as one line of JSON; equal documents give equal text."""
         return json.dumps(to_values(self), sort_keys=True)
+
+    def describe(self) -> str:
+        """What the network takes and gives, in words, for people who look into the file."""
+        takes = ", ".join(
+            f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in self.inputs
+        )
+        lines = [f"Takes {takes}, values 0 to 1."]
+        given = self.training_inputs
+        if given is not None:
+            lines.append(
+                f"Trained on {given.colour} images, {given.polarity}, mean {given.mean.mean:.3g}, "
+                f"deviation {given.deviation.mean:.3g}."
+            )
+        if self.class_names:
+            lines.append(f"Classes in order: {', '.join(self.class_names)}.")
+        return " ".join(lines)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -149,6 +182,8 @@ class ArtifactMetadata:
             version = values["schema_version"]
             if version == 1:
                 values = _from_version_1(values)
+            elif version == 2:  # knows neither names of classes nor training inputs
+                values = {**values, "schema_version": SCHEMA_VERSION}
             elif version != SCHEMA_VERSION:
                 raise ArtifactError(
                     f"the metadata has schema version {version}, this toolkit reads up to "
@@ -191,6 +226,11 @@ class ArtifactMetadata:
             raise ArtifactError(
                 "the metadata contradicts itself: inputs and outputs of different batch sizes; "
                 "export again"
+            )
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ArtifactError(
+                f"the metadata contradicts itself: {len(self.class_names)} names for "
+                f"{self.classes} classes; export again"
             )
         if self.decision is not None and self.decision not in names[len(self.inputs) :]:
             raise ArtifactError(

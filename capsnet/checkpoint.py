@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from capsnet.about import about_of
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
 from capsnet.documents import parse_json, to_values
@@ -64,6 +65,7 @@ def save_checkpoint(
         "schema_version": _SCHEMA_VERSION,
         "config": to_values(model.config),
         "training": dict(training or {}),
+        **model.about.to_document(),
     }
     metadata = {_METADATA_KEY: json.dumps(document, sort_keys=True)}
     with atomic_path(Path(path)) as temporary:
@@ -98,7 +100,9 @@ def load_checkpoint(path: Path | str) -> CapsNet:
             f"of a bundled one: {', '.join(BUNDLED)}"
         ) from error
     if content[8:9] == b"{" or path.suffix == _SUFFIX:
-        return assembled(path, *_read_safetensors(path, content))
+        model = assembled(path, *_read_safetensors(path, content))
+        model.about = about_of(path, content)
+        return model
     return assembled(path, *translated(path, _readable(path, content), LAYOUTS[_DIRECT]))
 
 

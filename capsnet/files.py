@@ -229,10 +229,11 @@ def clash(outputs: Mapping[str, Path], inputs: Mapping[str, Path]) -> str | None
     return None
 
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Of the images that are read of a folder."""
 
-_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz")  # the last two: IDX files
+# IDX files, NumPy's, CIFAR's and SmallNORB's
+_READ_IN_FOLDERS = (*IMAGE_SUFFIXES, "-ubyte", "-ubyte.gz", ".npy", ".bin", ".mat", ".mat.gz")
 
 
 def _reads(read: Path, written: Path, real: str) -> bool:

@@ -15,16 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About, about_of
+from capsnet.data.names import check_names
+from capsnet.data.options import ImageOptions
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
 from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
 from capsnet.forms import check_forms
+from capsnet.networks import NetworkSource
 from capsnet.precision import find_precision
 from capsnet.runtime.certificate import (
     certificate_path,
     certificate_text,
     write_certificate,
 )
+from capsnet.runtime.guard import mnist_is_foreign
 from capsnet.runtime.proof.fresh import FreshProcess
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import ArtifactFile, Proof
@@ -58,6 +63,7 @@ class ExportSettings:
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
+        class_names: of the classes, in place of those of the checkpoint; empty keeps them.
 
     Raises:
         ConfigError: if a value is none of those that there are.
@@ -68,6 +74,7 @@ class ExportSettings:
     batch: int | None = None
     opset: int = DEFAULT_OPSET
     forms: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         find_precision(self.precision)
@@ -86,11 +93,13 @@ class Exported:
         path: its place; where the proof failed, nothing was written there.
         artifact: what was written.
         proof: None where none was asked for.
+        warnings: what is doubtful about how it was made, in words.
     """
 
     path: Path
     artifact: ArtifactFile
     proof: Proof | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -148,8 +157,9 @@ def export_artifacts(
             names = {file.path: targets[name].name for name, file in staged.items()}
             with _calling(names):
                 proofs = judge.proofs()
+        doubts = _calibration_doubts(request.network, settings, calibration)
         results = [
-            Exported(path, facts, None if proof is None else proof.renamed(path.name))
+            Exported(path, facts, None if proof is None else proof.renamed(path.name), doubts)
             for path, facts, proof in zip(targets.values(), written, proofs, strict=True)
         ]
         _commit(results, list(staged.values()), list(beside.values()))
@@ -197,14 +207,15 @@ def _write(
     network, digest = read_network(request)
     images = None
     if find_precision(settings.precision).calibrated:
-        images = _calibration(network, calibration)
+        images = _calibration(network, calibration, request.reading)
     elif calibration is not None:
         raise ConfigError(
             f"{settings.precision} is not calibrated: leave the calibration images out, or choose "
             "another precision"
         )
     lowered = _lowered(network, settings.precision, settings.forms, settings.reconstruction)
-    options = ExportOptions(settings.batch, settings.opset, digest, images)
+    about = _about(network, settings.class_names)
+    options = ExportOptions(settings.batch, settings.opset, digest, images, about)
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
@@ -215,9 +226,11 @@ def _write(
 def _calibration(
     network: "CapsNet | OwnNetwork",
     calibration: npt.ArrayLike | str | Path | None,
+    reading: ImageOptions,
 ) -> npt.NDArray[np.float32]:
     """The images to calibrate with: those that were given, or the bundled ones."""
     from capsnet.data.calibration import calibration_images
+    from capsnet.model import CapsNet
 
     [shape, *more] = network.input_shapes.values()
     if more or len(shape) != _IMAGE_AXES:
@@ -225,7 +238,12 @@ def _calibration(
             "int8 is calibrated with images alone, and this network takes something else: export "
             "it in fp32 or fp16"
         )
-    return calibration_images(calibration, (shape[0], shape[1], shape[2]))
+    if calibration is None and not isinstance(network, CapsNet):
+        raise ConfigError(
+            "a network of your own is calibrated on images of your own: give training images with "
+            "--calibrate"
+        )
+    return calibration_images(calibration, (shape[0], shape[1], shape[2]), reading)
 
 
 def _lowered(
@@ -246,6 +264,35 @@ def _lowered(
             "a network of your own names its outputs itself: export it without --reconstruction"
         )
     return lower_own(network, precision=precision, forms=forms)
+
+
+def _calibration_doubts(
+    source: NetworkSource,
+    settings: ExportSettings,
+    calibration: npt.ArrayLike | str | Path | None,
+) -> tuple[str, ...]:
+    """Why MNIST digits may be the wrong images to calibrate with, where they were taken."""
+    if calibration is not None or not find_precision(settings.precision).calibrated:
+        return ()
+    file = source.checkpoint if source.model is None else None
+    problem = mnist_is_foreign(About() if file is None else about_of(file, read_file(file)))
+    if problem is None:
+        return ()
+    problem = problem.replace("--images", "--calibrate")
+    return (f"{settings.precision} was calibrated on MNIST digits, {problem}",)
+
+
+def _about(network: "CapsNet | OwnNetwork", names: tuple[str, ...]) -> About:
+    """What is known of a network, with the names that were given, if any."""
+    about: About = getattr(network, "about", About())
+    if not names:
+        return about
+    if network.classes is None:
+        raise ConfigError(
+            "the network classifies nothing, so it has no classes to name: leave the names out"
+        )
+    check_names("the export", names, network.classes)
+    return dataclasses.replace(about, class_names=names)
 
 
 def _commit(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from capsnet.about import About
 from capsnet.artifact import INPUT_NAME
 from capsnet.config import CapsNetConfig
 from capsnet.documents import to_values
@@ -43,14 +44,16 @@ class CapsNet(nn.Module):
 
     Attributes:
         decision: the output that decides the class.
+        about: what is known of its classes and training images, for those who will run it.
     """
 
     decision: str | None = "lengths"
-    __jit_unused_properties__: ClassVar = ["identity", "input_shapes"]
+    __jit_unused_properties__: ClassVar = ["classes", "identity", "input_shapes"]
 
     def __init__(self, config: CapsNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.about = About()
         self.activated = config.activated  # torch.jit.script sees no configuration
         layers = config.layers().values()
         stem, primary, *routed = (
@@ -109,6 +112,11 @@ class CapsNet(nn.Module):
     def input_shapes(self) -> Mapping[str, Shape]:
         """The shape of one image, by the name of the input."""
         return {INPUT_NAME: self.config.image_shape}
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.config.classes
 
     @property
     def identity(self) -> dict[str, Any]:

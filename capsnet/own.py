@@ -97,6 +97,11 @@ class OwnNetwork(nn.Module):
         return self._units
 
     @property
+    def classes(self) -> int | None:
+        """Number of classes; None where nothing is classified."""
+        return None if self.decision is None else self.output_shapes[self.decision][0]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What artifacts say of it, as JSON values: neither code nor paths."""
         return {"module": type(self.module).__qualname__, "weights": weights_digest(self.module)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About
 from capsnet.formats import DEFAULT_OPSET
 
 __all__ = ["TRACE_BATCH", "ExportOptions"]
@@ -23,9 +24,11 @@ class ExportOptions:
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
         calibration: images float32 ``[n, channels, height, width]``, for precisions that are
             calibrated.
+        about: what is known of the network's classes and training images, for the metadata.
     """
 
     batch: int | None = None
     opset: int = DEFAULT_OPSET
     checkpoint_sha256: str | None = None
     calibration: npt.NDArray[np.float32] | None = None
+    about: About = About()

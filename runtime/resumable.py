@@ -7,17 +7,17 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 from capsnet.errors import OutputError
 from capsnet.files import atomic_path, cannot_write, lock
 
 __all__ = ["PartialFile", "partial_path"]
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=tuple[Any, ...])
 
 _PRIVATE = 0o600
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -83,15 +83,13 @@ class PartialFile:
         if isinstance(error, OSError):
             raise OutputError(cannot_write(self.path, error)) from error
 
-    def skip(
-        self, images: Iterator[tuple[str, _T]], batch_size: int
-    ) -> tuple[int, Iterator[tuple[str, _T]]]:
+    def skip(self, images: Iterator[_T], batch_size: int) -> tuple[int, Iterator[_T]]:
         """Pass over the images whose rows are there; rows of half a batch are dropped.
 
         So every batch is what it would have been, and the numbers are the same to the last bit.
 
         Args:
-            images: all of them, with their names.
+            images: all of them; the first item of each is its name.
             batch_size: of the predictions.
 
         Returns:
@@ -101,7 +99,7 @@ class PartialFile:
             OutputError: if a row is of another image than the one at its place.
         """
         kept, end = 0, self._start
-        pending: list[tuple[str, _T]] = []
+        pending: list[_T] = []
         lines = _Lines(self._raw, self._start)
         rows = _csv_sources(lines) if self._format == "csv" else _jsonl_sources(lines)
         for number, source in enumerate(rows, 1):
@@ -120,12 +118,20 @@ class PartialFile:
         self._raw.truncate()
         return kept, itertools.chain(pending, images)
 
-    def finish(self) -> None:
-        """Put the rows in the target's place, whole or not at all, and remove this file."""
+    def finish(self, write: Callable[[BinaryIO, Path], None] | None = None) -> None:
+        """Put the rows in the target's place, whole or not at all, and remove this file.
+
+        Args:
+            write: writes the target from the rows, in another form; None copies them.
+        """
         self.file.flush()
         self._raw.seek(self._start)
-        with atomic_path(self._target) as temporary, temporary.open("wb") as rows:
-            shutil.copyfileobj(self._raw, rows, 1 << 20)
+        with atomic_path(self._target) as temporary:
+            if write is not None:
+                write(self._raw, temporary)
+            else:
+                with temporary.open("wb") as rows:
+                    shutil.copyfileobj(self._raw, rows, 1 << 20)
         self.path.unlink(missing_ok=True)
 
     def _remove_unless_rows(self) -> None:

@@ -69,12 +69,30 @@ def test_shapes_are_those_of_the_input():
     assert metadata_for(SMALL, batch=4).fixed_batch == 4
 
 
+# Version 2
+
+
+def test_document_of_version_2_is_read():
+    document = json.loads(METADATA.to_json())
+    del document["class_names"], document["training_inputs"]
+    assert read(document | {"schema_version": 2}) == METADATA
+
+
+def test_names_must_be_those_of_the_classes():
+    names = ("a", "b", "c", "d", "e")
+    named = dataclasses.replace(METADATA, class_names=names)
+    assert read(json.loads(named.to_json())).class_names == names
+    assert "Classes in order: a, b, c, d, e." in named.describe()
+    with pytest.raises(ArtifactError, match="4 names for 5 classes"):
+        read(json.loads(named.to_json()) | {"class_names": names[1:]})
+
+
 # Version 1
 
 
 def test_document_of_version_1_is_read():
     metadata = read(VERSION_1)
-    assert metadata.schema_version == 2
+    assert metadata.schema_version == 3
     assert metadata.forms == {"routing": "votes", "convolution": "winograd"}
     assert metadata.claims == (ROUTING_CLAIM_OF_VERSION_1,)
     assert metadata.decision == "lengths"
@@ -119,9 +137,9 @@ def test_document_of_version_1_with_a_part_missing_is_refused(name):
 # Refusals
 
 
-@pytest.mark.parametrize("version", [0, 3, 99, "2", None])
+@pytest.mark.parametrize("version", [0, 4, 99, "2", None])
 def test_another_schema_version_is_refused(version):
-    with pytest.raises(ArtifactError, match=f"schema version {version}, .* reads up to 2: upgrade"):
+    with pytest.raises(ArtifactError, match=f"schema version {version}, .* reads up to 3: upgrade"):
         read(json.loads(METADATA.to_json()) | {"schema_version": version})
 
 

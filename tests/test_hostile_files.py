@@ -162,7 +162,7 @@ def test_a_checkpoint_is_read_once(tmp_path, monkeypatch, name):
 
 def test_a_file_that_is_no_image_is_named_and_no_object_of_python(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    with pytest.raises(DataError, match=r"a\.png: .*no PNG or JPEG image") as caught:
+    with pytest.raises(DataError, match=r"a\.png: .*no PNG, JPEG, BMP or WebP image") as caught:
         list(stream_images(tmp_path / "a.png", (1, 4, 4)))
     assert "<" not in str(caught.value)
 

@@ -11,10 +11,14 @@ from support.networks import SMALL, lively_model
 from support.proof import fill_folder, verify
 
 from capsnet import jobs
+from capsnet.bundled import BUNDLED
 from capsnet.checkpoint import save_checkpoint
+from capsnet.config import preset
 from capsnet.errors import OutputError
 from capsnet.files import file_sha256
 from capsnet.formats import FORMATS
+from capsnet.jobs import ExportSettings
+from capsnet.model import CapsNet
 from capsnet.networks import NetworkSource
 from capsnet.runtime.certificate import certificate_path
 from capsnet.runtime.proof.request import Request
@@ -154,3 +158,17 @@ def test_a_wrong_file_keeps_the_earlier_one_and_its_certificate(export):
 def test_a_file_that_is_not_proven_has_no_certificate(export):
     export(proven=False)
     assert not any(certificate_path(path).exists() for path in export.targets.values())
+
+
+def test_calibration_on_digits_is_said_where_the_network_may_be_for_other_images(tmp_path):
+    save_checkpoint(CapsNet(preset("tiny")), tmp_path / "tiny.safetensors")
+    int8 = ExportSettings("int8")
+    [doubt] = jobs._calibration_doubts(tmp_path / "tiny.safetensors", int8, None)
+    assert "int8 was calibrated on MNIST digits" in doubt
+    assert "--calibrate" in doubt
+    for checkpoint, settings, given in (
+        (tmp_path / "tiny.safetensors", int8, "images"),
+        (tmp_path / "tiny.safetensors", ExportSettings(), None),
+        (BUNDLED["mnist"], int8, None),
+    ):
+        assert jobs._calibration_doubts(checkpoint, settings, given) == ()

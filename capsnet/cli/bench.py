@@ -20,6 +20,7 @@ from capsnet.cli.options import (
     calibrate_option,
     checkpoint_option,
     device_option,
+    reading_options,
     with_output,
 )
 from capsnet.errors import ResultError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from capsnet.data.options import ImageOptions
     from capsnet.model import CapsNet
     from capsnet.runtime.bench.candidates import Candidate
     from capsnet.runtime.bench.harness import Result, Settings
@@ -52,6 +54,7 @@ class _Asked:
     checkpoint: Path
     images: Path | None
     calibrate: Path | None
+    reading: "ImageOptions"
 
     @property
     def calibrated(self) -> bool:
@@ -102,6 +105,7 @@ class _Asked:
     help="Add the ONNX artifact in this precision, and show all accuracies; can be repeated.",
 )
 @click.option("--images", type=FILE, help="Images to run.  [default: MNIST test set]")
+@reading_options
 @calibrate_option
 @click.option(
     "--batch",
@@ -204,7 +208,7 @@ def _measured(
     model = load_checkpoint(asked.checkpoint)
     calibration = None
     if asked.calibrated:
-        calibration = calibration_images(asked.calibrate, model.config.image_shape)
+        calibration = calibration_images(asked.calibrate, model.config.image_shape, asked.reading)
     images, _ = _images(asked, model, IMAGES)
     with tempfile.TemporaryDirectory() as name:
         candidates = [
@@ -263,8 +267,10 @@ def _images(
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.request import Request
 
-    request = Request(NetworkSource(asked.checkpoint), asked.images, samples)
-    _, images, labels, *_ = load_images(request, model.config, file_sha256(asked.checkpoint))
+    request = Request(NetworkSource(asked.checkpoint), asked.images, samples, reading=asked.reading)
+    _, images, labels, *_ = load_images(
+        request, model.config, file_sha256(asked.checkpoint), model.about
+    )
     return images, labels
 
 

@@ -3,6 +3,7 @@
 import click
 
 from capsnet.cli.bench import bench_command
+from capsnet.cli.config import config_command
 from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
 from capsnet.cli.import_ import import_command
@@ -30,6 +31,7 @@ for _command in (
     show_command,
     train_command,
     import_command,
+    config_command,
     doctor_command,
 ):
     cli.add_command(_command)

@@ -15,9 +15,11 @@ from capsnet.cli.options import (
     OutputPath,
     calibrate_option,
     checkpoint_option,
+    classes_option,
     device_option,
     given_options,
     judging,
+    warn_of_odd_images,
     with_output,
 )
 from capsnet.cli.verify import (
@@ -32,6 +34,7 @@ from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
 
 if TYPE_CHECKING:
+    from capsnet.data.names import read_names
     from capsnet.jobs import Exported
     from capsnet.runtime.proof.request import Request
 
@@ -97,6 +100,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
     help=f"Of weights and convolutions; inputs and outputs are always float32. {_LIMITED}.",
 )
 @calibrate_option
+@classes_option
 @device_option
 @click.option(
     "--verify/--no-verify", "verified", default=True, help="Prove the file.  [default: verify]"
@@ -113,6 +117,7 @@ def export_command(
     reconstruction: bool,
     precision: str,
     calibrate: Path | None,
+    classes: Path | None,
     verified: bool,
     page: Path | None,
     **forms: str,
@@ -129,7 +134,8 @@ def export_command(
     _refuse_contradictions(formats, precision, chosen)
     if not verified:
         _refuse_judging(request)
-    settings = ExportSettings(precision, reconstruction, batch, opset, chosen)
+    names = () if classes is None else read_names(classes)
+    settings = ExportSettings(precision, reconstruction, batch, opset, chosen, names)
     targets = _targets(formats, output)
     out.reserve(written_files(targets), request.network.files)
     with out.console.status("starting") as status:
@@ -144,15 +150,17 @@ def export_command(
     proofs = [item.proof for item in exported if item.proof is not None]
     write_page(proofs, page)
     seconds = round(time.monotonic() - _STARTED, 2)
+    doubts = exported[0].warnings
     assumed = assumed_of(request.network)
-    document = {"artifacts": [_document(item) for item in exported], "seconds": seconds}
-    out.write_json(document | ({"assumed": assumed} if assumed else {}))
+    found = {"artifacts": [_document(item) for item in exported], "warnings": list(doubts)}
+    out.write_json(found | {"seconds": seconds} | ({"assumed": assumed} if assumed else {}))
     if proofs:
         print_verdicts([proof.certificate for proof in proofs], out)
     for item in exported:
         if item.proof is None:
             out.console.print(unverified_line(item.artifact))
     print_assumed(assumed, request.network.name, out)
+    warn_of_odd_images(doubts, strict=False)
     out.console.print(f"[dim]{seconds:.1f} s[/]")
     raise_unless_passed([proof.certificate for proof in proofs], "no file was written for it")
 

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from capsnet.bundled import BUNDLED
 from capsnet.cli.streams import check_standard_output
 from capsnet.device import Device
-from capsnet.errors import ResourceError
+from capsnet.errors import ResourceError, ResultError
 from capsnet.files import atomic_path, check_working_folder, check_writable, clash
 from capsnet.precision import PRECISIONS
 
@@ -38,18 +38,28 @@ __all__ = [
     "Output",
     "OutputFile",
     "OutputPath",
+    "arrays_option",
     "calibrate_option",
     "checkpoint_option",
+    "classes_option",
     "device_option",
     "given_options",
+    "invert_option",
     "judging",
+    "reading_options",
+    "settings_option",
+    "strict_option",
+    "warn_of_odd_images",
     "with_output",
 ]
 
 CALIBRATED = ", ".join(name for name, row in PRECISIONS.items() if row.calibrated)
 """The precisions that take images to calibrate with, for messages."""
 
-JUDGING = ("--images", "--samples", "--atol", "--rtol", "--report")
+READING = ("--resize", "--invert", "--arrays")
+"""The options that :func:`reading_options` gives."""
+
+JUDGING = ("--images", *READING, "--samples", "--atol", "--rtol", "--report")
 """The options that :func:`judging` gives."""
 
 STANDARD_OUTPUT = Path("-")
@@ -89,6 +99,20 @@ class Counts(click.ParamType[tuple[int, ...]]):
         if not all(map(_is_count, words)):
             self.fail(f"{value!r} is not a list of positive numbers, such as 1,8,32.", param, ctx)
         return tuple(int(word) for word in words)
+
+
+class NamePair(click.ParamType[tuple[str, str]]):
+    """Two names, separated by a comma."""
+
+    name = "IMAGES,LABELS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if len(names) != 2 or not all(names):
+            self.fail(f"{value!r} is not two names, such as pixels,target.", param, ctx)
+        return names[0], names[1]
 
 
 class FiniteRange(click.FloatRange):
@@ -293,7 +317,7 @@ device_option = click.option(
 calibrate_option = click.option(
     "--calibrate",
     type=FILE,
-    help=f"Training images for {CALIBRATED}, a file or a folder.  [default: 256 of MNIST]",
+    help=f"Training images for {CALIBRATED}, as of --images.  [default: 256 of MNIST]",
 )
 _model = click.option(
     "--model",
@@ -304,8 +328,8 @@ _model = click.option(
 _images = click.option(
     "--images",
     type=FILE,
-    help="Images to verify on: a file, a folder, or labelled IDX files; of a network of your own, "
-    "its inputs in an .npz or .npy file.  [default: MNIST test set]",
+    help="Images to verify on: a file, a folder, or a data set; of a network of your own, its "
+    "inputs in an .npz or .npy file.  [default: MNIST test set]",
 )
 _samples = click.option(
     "--samples",
@@ -316,11 +340,72 @@ _samples = click.option(
 )
 
 
+invert_option = click.option(
+    "--invert", is_flag=True, help="Exchange black and white in all images."
+)
+arrays_option = click.option(
+    "--arrays",
+    type=NamePair(),
+    help="Names of the arrays in .npz and .npy files.  [default: x,y, images,labels, ...]",
+)
+
+
+classes_option = click.option(
+    "--classes", type=FILE, help="Text file with the names of the classes, one a line."
+)
+
+
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 where the images do not look like the training images.",
+)
+
+
+def warn_of_odd_images(warnings: Sequence[str], strict: bool) -> None:
+    """Print warnings of images that do not look like the training images.
+
+    Raises:
+        ResultError: if there is one, and that is not allowed.
+    """
+    if strict and warnings:
+        raise ResultError(warnings[0])
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the network: stem.channels=128; can be repeated.",
+)
+
+
+def reading_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what reading images needs to know, as one argument ``reading``."""
+
+    @click.option(
+        "--resize", is_flag=True, help="Resize images of another size to that of the network."
+    )
+    @invert_option
+    @arrays_option
+    @functools.wraps(function)
+    def command(resize: bool, invert: bool, arrays: tuple[str, str] | None, **options: Any) -> None:
+        from capsnet.data.options import ImageOptions
+
+        function(reading=ImageOptions(resize, invert, arrays), **options)
+
+    return command
+
+
 def judging(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command what verification needs to know."""
 
     @_model
     @_images
+    @reading_options
     @_samples
     @click.option("--atol", type=FiniteRange(min=0), help="Own limit on the errors: absolute.")
     @click.option("--rtol", type=FiniteRange(min=0), help="And relative to the largest value.")
@@ -350,6 +435,7 @@ def judging(function: Callable[..., None]) -> Callable[..., None]:
             device=options.pop("device"),
             tolerance=tolerance,
             details=options["page"] is not None,
+            reading=options.pop("reading"),
         )
         function(request=request, **options)
 

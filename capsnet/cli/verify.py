@@ -12,6 +12,8 @@ from capsnet.cli.options import (
     checkpoint_option,
     device_option,
     judging,
+    strict_option,
+    warn_of_odd_images,
     with_output,
 )
 from capsnet.errors import ResultError
@@ -37,6 +39,7 @@ __all__ = [
 @device_option
 @judging
 @click.option("--locate", is_flag=True, help="When it fails, find the first stage that is wrong.")
+@strict_option
 @click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
 @with_output
 def verify_command(
@@ -45,6 +48,7 @@ def verify_command(
     request: "Request",
     locate: bool,
     in_process: bool,
+    strict: bool,
     page: Path | None,
 ) -> None:
     """Prove again that an artifact computes the same numbers as its checkpoint.
@@ -78,6 +82,8 @@ def verify_command(
     if stages:
         out.console.print(stage_lines(stages))
     raise_unless_passed([found], "do not use this file; export it again")
+    if strict:
+        warn_of_odd_images(found.images.warnings, strict)
 
 
 def write_page(proofs: "Sequence[Proof]", page: Path | None) -> None:

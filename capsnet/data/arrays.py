@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.data.source import Found, Image, ImageShape, Source, damaged, reading
+from capsnet.data.source import Found, Image, ImageShape, Labels, Source, damaged, reading
 from capsnet.errors import DataError
 
 __all__ = [
@@ -18,8 +18,11 @@ __all__ = [
     "Stream",
     "check_size",
     "find_layout",
+    "labels_of",
     "named_images",
+    "range_advice",
     "scaled",
+    "stored_shape",
     "streamed",
 ]
 
@@ -91,6 +94,48 @@ def find_layout(name: str, header: ArrayHeader, image_shape: ImageShape) -> Layo
     channels_last = ends.pop()
     row_shape = (height, width, channels) if channels_last else image_shape
     return Layout(header.dtype, count, row_shape, channels_last)
+
+
+_MOST_CHANNELS = 4  # of images whose shape is not known; an axis that is longer is no channels
+
+
+def stored_shape(name: str, header: ArrayHeader) -> ImageShape:
+    """Channels, height and width of the images in an array, from its own shape alone.
+
+    Arrays of three axes are grey images ``[n, h, w]``; of four, the axis of at most four channels
+    is the first or the last one of an image.
+
+    Raises:
+        DataError: if the array holds no images, or both ends may be the channels.
+    """
+    shape = header.shape
+    found = f"{name} holds {header.dtype} {str(list(shape))[:_LONGEST]}"
+    if len(shape) == 3:
+        return 1, shape[1], shape[2]
+    if len(shape) != 4:
+        raise DataError(f"{found}; expected images [n, h, w], [n, c, h, w] or [n, h, w, c]")
+    _, first, middle, last = shape
+    ends = [first <= _MOST_CHANNELS, last <= _MOST_CHANNELS]
+    if sum(ends) != 1:
+        raise DataError(
+            f"{found}; expected the channels, at most {_MOST_CHANNELS}, as the first or the last "
+            "axis of an image: transpose the array"
+        )
+    return (first, middle, last) if ends[0] else (last, first, middle)
+
+
+def labels_of(name: str, values: npt.NDArray[Any], images: int) -> Labels:
+    """An array of labels, ``[images]`` or ``[images, 1]``, as int64.
+
+    Raises:
+        DataError: if it is not one integer for each image.
+    """
+    if values.shape not in ((images,), (images, 1)) or values.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: the labels must be integers [{images}], one for each image, got "
+            f"{values.dtype} {str(list(values.shape))[:_LONGEST]}"
+        )
+    return values.reshape(images).astype(np.int64)
 
 
 def check_size(name: str, offset: int, layout: Layout, size: int) -> None:
@@ -173,7 +218,18 @@ def scaled(name: str, pixels: npt.NDArray[Any]) -> Image:
         )
     if low < 0 or high > 1:
         raise DataError(
-            f"{name} has values from {low:g} to {high:g}, expected 0..1; scale the images as the "
-            "training images were (0..255: divide by 255, or save them as uint8)"
+            f"{name} has values from {low:g} to {high:g}, expected 0..1; {range_advice(low, high)}"
         )
     return values
+
+
+def range_advice(low: float, high: float) -> str:
+    """The likely cause of values outside 0..1, and what to do."""
+    if low < 0:
+        return (
+            "they look normalised (a mean was subtracted): leave the normalisation out, or undo it "
+            "(x * std + mean)"
+        )
+    if high <= 255:
+        return "they look like 0..255: divide by 255, or save them as uint8"
+    return "scale the images as the training images were"

@@ -1,6 +1,7 @@
 """Images and labels from IDX files (the format of MNIST and Fashion-MNIST). Needs only numpy."""
 
 import contextlib
+import dataclasses
 import gzip
 import math
 import os
@@ -13,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.bundled import ASSETS
-from capsnet.data.arrays import ArrayHeader, Stream, streamed
-from capsnet.data.source import ImageShape, Source, damaged, reading
+from capsnet.data.arrays import ArrayHeader, Stream, labels_of, stored_shape, streamed
+from capsnet.data.source import ImageShape, Part, Source, damaged, reading, require_expandable
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
@@ -23,18 +24,18 @@ __all__ = [
     "GZIP_MAGIC",
     "IDX_MAGIC",
     "LabelledImages",
+    "idx_folder",
     "idx_images",
+    "idx_shape",
     "load_split",
     "mnist_calibration_images",
     "mnist_test_set",
+    "opened",
     "read_idx",
     "require_mnist_shape",
 ]
 
 GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\0\0"
-
-_MOST_EXPANDED = 32  # images hardly shrink to a thirtieth; zeros do to a thousandth
-_ALWAYS_READ = 2**24  # bytes, however small their file
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -60,14 +61,10 @@ def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
             is far larger than it would be uncompressed.
     """
     name = str(path)
-    with reading(name), _opened(Path(path)) as (stream, size):
+    with reading(name), opened(Path(path)) as (stream, size):
         header = _read_header(stream, name)
         expected = header.dtype.itemsize * math.prod(header.shape)
-        if expected > max(_MOST_EXPANDED * size, _ALWAYS_READ):
-            raise DataError(
-                f"cannot read {name}: its header asks for {expected} bytes, and it has {size}; if "
-                "that is right, unpack it (gunzip)"
-            )
+        require_expandable(name, expected, size)
         start = stream.tell()
         content = stream.read(expected + 1)
     if len(content) != expected:
@@ -91,17 +88,48 @@ def idx_images(path: Path, image_shape: ImageShape) -> Source:
 
     @contextlib.contextmanager
     def stream() -> Iterator[Stream]:
-        with _opened(path) as (opened, _):
-            yield opened
+        with opened(path) as (content, _):
+            yield content
 
-    with _opened(path) as (opened, stored):
-        size = None if isinstance(opened, gzip.GzipFile) else stored
-    return streamed(str(path), stream, _read_header, size, image_shape)
+    with opened(path) as (content, stored):
+        zipped = isinstance(content, gzip.GzipFile)
+    source = streamed(str(path), stream, _read_header, None if zipped else stored, image_shape)
+    return dataclasses.replace(source, stored=stored if zipped else None)
+
+
+def idx_shape(path: Path) -> ImageShape:
+    """Channels, height and width of the images in an IDX file."""
+    with reading(str(path)), opened(path) as (stream, _):
+        return stored_shape(str(path), _read_header(stream, str(path)))
+
+
+_SPLITS = {"train": "train", "test": "t10k"}
+
+
+def idx_folder(folder: Path) -> dict[str, Part]:
+    """The splits in a folder of IDX files as MNIST has them; empty where there is none."""
+    parts = {}
+    for split, word in _SPLITS.items():
+        images = _there(folder, f"{word}-images-idx3-ubyte")
+        if images is not None:
+            parts[split] = _split_part(folder, word, images)
+    return parts
+
+
+def _split_part(folder: Path, word: str, images: Path) -> Part:
+    def sources(shape: ImageShape) -> Iterator[Source]:
+        source = idx_images(images, shape)
+        labels = _find(folder, f"{word}-labels-idx1-ubyte")
+        yield dataclasses.replace(
+            source, labels=lambda: labels_of(str(labels), read_idx(labels), source.count)
+        )
+
+    return Part(f"{folder.name}: {word} split", lambda: idx_shape(images), sources)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Stream, int]]:
-    """What is in a file, plain or gzipped, and the size of the file."""
+def opened(path: Path) -> Iterator[tuple[Stream, int]]:
+    """What is in a file, plain or gzipped (recognised by content), and the size of the file."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         zipped = file.read(2) == GZIP_MAGIC
@@ -176,10 +204,17 @@ def require_mnist_shape(image_shape: ImageShape, otherwise: str) -> None:
         )
 
 
-def _find(folder: Path, name: str) -> Path:
+def _there(folder: Path, name: str) -> Path | None:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
+    return None
+
+
+def _find(folder: Path, name: str) -> Path:
+    path = _there(folder, name)
+    if path is not None:
+        return path
     raise DataError(
         f"no {name} or {name}.gz in {folder}; give the folder that holds the IDX files (--data)"
     )

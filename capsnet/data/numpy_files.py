@@ -1,5 +1,7 @@
 """Images in NumPy's ``.npy`` and ``.npz`` files. Pickles are never loaded."""
 
+import contextlib
+import dataclasses
 import functools
 import io
 import math
@@ -18,14 +20,35 @@ from capsnet.data.arrays import (
     Stream,
     check_size,
     find_layout,
+    labels_of,
     named_images,
+    stored_shape,
     streamed,
 )
-from capsnet.data.source import ImageShape, Source, damaged, reading
+from capsnet.data.options import ImageOptions
+from capsnet.data.source import (
+    ImageShape,
+    Labels,
+    Part,
+    Source,
+    damaged,
+    reading,
+    require_expandable,
+)
 from capsnet.errors import DataError
 from capsnet.files import open_regular
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "npy", "npz", "read_npy", "read_npz"]
+__all__ = [
+    "NPY_MAGIC",
+    "ZIP_MAGIC",
+    "npy",
+    "npy_beside",
+    "npy_folder",
+    "npz",
+    "npz_parts",
+    "read_npy",
+    "read_npz",
+]
 
 _LONGEST_HEADER = 10_000  # that of images takes about a hundred bytes
 _GATHERED = 2**25  # bytes of images that are gathered at once
@@ -101,22 +124,168 @@ def read_npz(path: Path, most_bytes: int) -> dict[str, npt.NDArray[Any]]:
 
 def npz(path: Path, image_shape: ImageShape) -> Iterator[Source]:
     """The images of every member of an ``.npz`` file; each is valid until the next one."""
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        if not members:
-            raise DataError(
-                f"{path} is a zip archive without arrays: expected what numpy.savez writes; "
-                "unpack an archive of image files and give the folder"
-            )
-        for info in members:
-            name = f"{path}:{info.filename.removesuffix('.npy')}"
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(
-                    f"{name} is not compressed the way NumPy does it; "
-                    "write the file with numpy.savez_compressed"
+    with _archive(path) as archive:
+        for info in _members(path, archive):
+            yield _member(path, archive, info, image_shape)
+
+
+def npz_parts(path: Path, options: ImageOptions) -> dict[str, Part]:
+    """What is in an ``.npz`` file: its splits, where it has arrays of the usual names."""
+    with _archive(path) as archive:
+        names = [info.filename.removesuffix(".npy") for info in _members(path, archive)]
+    pairs = _pairs(str(path), names, options)
+    if not pairs:
+
+        def shape() -> ImageShape:
+            with _archive(path) as archive:
+                return _member_shape(path, archive, _members(path, archive)[0])
+
+        return {"all": Part(path.name, shape, lambda shape: npz(path, shape))}
+    return {split: _npz_part(path, *pair) for split, pair in pairs.items()}
+
+
+def _npz_part(path: Path, images: str, labels: str) -> Part:
+    def found(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+        return next(i for i in _members(path, archive) if i.filename == f"{name}.npy")
+
+    def shape() -> ImageShape:
+        with _archive(path) as archive:
+            return _member_shape(path, archive, found(archive, images))
+
+    def sources(image_shape: ImageShape) -> Iterator[Source]:
+        with _archive(path) as archive:
+            source = _member(path, archive, found(archive, images), image_shape)
+            if labels:
+                member = found(archive, labels)
+                source = dataclasses.replace(
+                    source, labels=lambda: _member_labels(path, archive, member, source.count)
                 )
-            open_member = functools.partial(archive.open, info)
-            yield streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
+            yield source
+
+    return Part(f"{path.name}:{images}", shape, sources)
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    if not members:
+        raise DataError(
+            f"{path} is a zip archive without arrays: expected what numpy.savez writes; "
+            "unpack an archive of image files and give the folder"
+        )
+    return members
+
+
+def _member_name(path: Path, info: zipfile.ZipInfo) -> str:
+    """The member's name, where NumPy may have written it."""
+    name = f"{path}:{info.filename.removesuffix('.npy')}"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"{name} is not compressed the way NumPy does it; "
+            "write the file with numpy.savez_compressed"
+        )
+    return name
+
+
+def _member(
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, image_shape: ImageShape
+) -> Source:
+    name = _member_name(path, info)
+    open_member = functools.partial(archive.open, info)
+    source = streamed(name, open_member, _read_npy_header, info.file_size, image_shape)
+    return dataclasses.replace(source, stored=info.compress_size)
+
+
+def _member_shape(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ImageShape:
+    name = _member_name(path, info)
+    with reading(name), archive.open(info) as stream:
+        return stored_shape(name, _read_npy_header(stream, name))
+
+
+def _member_labels(
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, images: int
+) -> Labels:
+    name = _member_name(path, info)
+    with reading(name), archive.open(info) as stream:
+        header = _read_npy_header(stream, name)
+        # Its type and shape are judged before anything is read.
+        labels_of(name, np.broadcast_to(np.zeros((), header.dtype), header.shape), images)
+        size = images * header.dtype.itemsize
+        require_expandable(name, size, info.compress_size)
+        content = stream.read(size + 1)
+    if len(content) != size:
+        raise damaged(name, f"its header asks for {size} bytes of data")
+    return labels_of(name, np.frombuffer(content, header.dtype), images)
+
+
+def npy_part(path: Path, labels: Path | None = None) -> Part:
+    """The images of an ``.npy`` file, and the labels in the one beside it."""
+
+    def shape() -> ImageShape:
+        with reading(str(path)), open_regular(path) as file:
+            return stored_shape(str(path), _read_npy_header(file, str(path)))
+
+    def sources(image_shape: ImageShape) -> Iterator[Source]:
+        source = npy(path, image_shape)
+        if labels is not None:
+            source = dataclasses.replace(
+                source, labels=lambda: labels_of(str(labels), read_npy(labels), source.count)
+            )
+        yield source
+
+    return Part(path.name, shape, sources)
+
+
+def npy_beside(path: Path) -> Part:
+    """The images of one ``.npy`` file; their labels lie beside it under the usual name, or not."""
+    usual = {images: labels for pairs in _USUAL.values() for images, labels in pairs}
+    labels = path.with_name(f"{usual.get(path.stem, '')}.npy")
+    return npy_part(path, labels if path.stem in usual and labels.is_file() else None)
+
+
+def npy_folder(folder: Path, options: ImageOptions) -> dict[str, Part]:
+    """The splits in a folder of ``.npy`` files of the usual names; empty where there is none."""
+    names = sorted(path.stem for path in folder.glob("*.npy"))
+    if not names:
+        return {}
+
+    def part(images: str, labels: str) -> Part:
+        beside = folder / f"{labels}.npy"
+        return npy_part(folder / f"{images}.npy", beside if labels else None)
+
+    return {split: part(*pair) for split, pair in _pairs(str(folder), names, options).items()}
+
+
+_USUAL = {
+    "train": (("x_train", "y_train"), ("train_images", "train_labels")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
+    "all": (("x", "y"), ("images", "labels")),
+}
+"""Names of arrays with images and labels, by split."""
+
+
+def _pairs(where: str, names: list[str], options: ImageOptions) -> dict[str, tuple[str, str]]:
+    """The arrays with images and labels by split; a label's name is empty where there is none."""
+    if options.arrays is not None:
+        missing = [name for name in options.arrays if name not in names]
+        if missing:
+            raise DataError(
+                f"{where} holds no array {missing[0]}; it holds {', '.join(names[:20])}: name the "
+                "arrays of the images and the labels (--arrays)"
+            )
+        return {"all": options.arrays}
+    found = {}
+    for split, pairs in _USUAL.items():
+        for images, labels in pairs:
+            if images in names:
+                found[split] = (images, labels if labels in names else "")
+                break
+    return found
 
 
 def _gathered_rows(path: Path, offset: int, layout: Layout) -> Iterator[npt.NDArray[Any]]:

@@ -11,28 +11,32 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from capsnet.checkpoint import read_safetensors, save_checkpoint
+from capsnet.about import About
+from capsnet.checkpoint import load_checkpoint, read_safetensors, save_checkpoint
 from capsnet.config import CapsNetConfig
 from capsnet.data.idx import LabelledImages
 from capsnet.documents import to_values
 from capsnet.errors import CheckpointError, ConfigError, DataError, OutputError, ResultError
 from capsnet.files import atomic_path, read_file
 from capsnet.model import CapsNet, head
+from capsnet.training.describe import describe_inputs
 from capsnet.training.forms import encode
 from capsnet.training.step import reuse_freed_memory, training_step
 
-__all__ = ["Progress", "TrainingConfig", "state_path", "train"]
+__all__ = ["Progress", "TrainingConfig", "TrainingResult", "evaluate", "state_path", "train"]
 
 _SAVE_EVERY_SECONDS = 60.0
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises
@@ -49,7 +53,11 @@ class TrainingConfig:
         learning_rate: peak rate of Adam; it rises over the first steps, then falls to zero along a
             cosine.
         shift: largest random translation of a training image, in pixels, along each axis.
-        seed: of the weights, the order and the shifts.
+        seed: of the weights, the order, the shifts, and the choice of validation images.
+        val_split: share of the training images that is held out, of every class alike, to choose
+            the epoch.
+        limit: most images to train on, chosen by the seed; None takes all.
+        patience: stop after so many epochs without a better validation accuracy; None never does.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -60,14 +68,21 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     shift: int = 2
     seed: int = 0
+    val_split: float = 0.1
+    patience: int | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
+        counts = {"epochs": 1, "batch_size": 1, "shift": 0, "seed": 0}
+        counts |= {n: 1 for n in ("patience", "limit") if getattr(self, n) is not None}
+        for name, least in counts.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        if not 0 < self.val_split < 1:
+            raise ConfigError(f"val_split must be between 0 and 1, got {self.val_split!r}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ class Progress:
         loss: mean loss of this epoch's steps since the start or the resumption.
         accuracy: the same for the share of training images classified correctly.
         seconds: that these steps took.
-        test_accuracy: on the test images, after an epoch; None after a step.
+        val_accuracy: on the validation images, after an epoch; None after a step.
     """
 
     epoch: int
@@ -90,7 +105,23 @@ class Progress:
     loss: float
     accuracy: float
     seconds: float
-    test_accuracy: float | None = None
+    val_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run went.
+
+    Attributes:
+        val_accuracy: on the validation images (0..1), after each epoch.
+        epoch: the one that was chosen by it, from 1.
+        test_accuracy: of that epoch, on the test images, which were not looked at before; None
+            where there are none.
+    """
+
+    val_accuracy: tuple[float, ...]
+    epoch: int
+    test_accuracy: float | None
 
 
 @dataclass
@@ -99,7 +130,25 @@ class _State:
 
     epoch: int = 0
     step: int = 0
-    test_accuracy: list[float] = dataclasses.field(default_factory=list)
+    val_accuracy: list[float] = dataclasses.field(default_factory=list)
+
+    def best_epoch(self) -> int:
+        """The first epoch, from 1, of the best validation accuracy."""
+        return self.val_accuracy.index(max(self.val_accuracy)) + 1
+
+    def ended(self, options: TrainingConfig) -> bool:
+        """Whether all epochs are done, or none of the last ones was better."""
+        if self.epoch >= options.epochs:
+            return True
+        if options.patience is None or not self.val_accuracy:
+            return False
+        return self.epoch - self.best_epoch() >= options.patience
+
+
+class _Splits(NamedTuple):
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
 
 
 def state_path(output: Path) -> Path:
@@ -111,15 +160,17 @@ def train(
     config: CapsNetConfig,
     options: TrainingConfig,
     train_set: LabelledImages,
-    test_set: LabelledImages,
+    validation: LabelledImages,
     output: Path,
     *,
     device: torch.device,
+    test_set: LabelledImages | None = None,
     initial: CapsNet | None = None,
+    class_names: Sequence[str] = (),
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> list[float]:
-    """Train a CapsNet; ``output`` always holds the epoch with the best test accuracy so far.
+) -> TrainingResult:
+    """Train a CapsNet; ``output`` always holds the epoch of the best validation accuracy so far.
 
     The run's state is saved every minute, after every epoch, and on Ctrl-C, to
     :func:`state_path`; the file is removed when the run ends. On CUDA the step runs under bfloat16
@@ -129,16 +180,18 @@ def train(
         config: the network.
         options: how to train it.
         train_set: images to learn from.
-        test_set: images to measure accuracy on, after every epoch.
+        validation: images to choose the epoch with: their accuracy is measured after each one.
         output: the checkpoint to write.
         device: where to train.
+        test_set: images to score the chosen epoch on, once, at the end.
         initial: a network of this configuration whose weights to start from, for fine-tuning; None
             starts from random weights.
+        class_names: of the classes, for the checkpoint; empty where they have none.
         resume: continue the run whose state is beside ``output``.
         on_progress: called after every step and every epoch.
 
     Returns:
-        Test accuracy (0..1) after each epoch.
+        The accuracies, and which epoch was chosen.
 
     Raises:
         DataError: if the images do not fit the network.
@@ -147,12 +200,15 @@ def train(
         OutputError: if a file cannot be written, or an interrupted run would be overwritten.
         ResultError: if the loss becomes NaN or infinite.
     """
-    for split in (train_set, test_set):
-        _check_fits(config, split)
+    splits = _Splits(train_set, validation, test_set)
+    for split in splits:
+        if split is not None:
+            _check_fits(config, split)
     if device.type == "cpu":
         reuse_freed_memory()
     torch.manual_seed(options.seed)
     model = CapsNet(config).to(device)
+    model.about = About(tuple(class_names))
     if initial is not None:
         if initial.config != config:
             raise CheckpointError(
@@ -169,22 +225,49 @@ def train(
     if resume:
         run.load()
     try:
-        while run.state.epoch < options.epochs:
+        while not run.state.ended(options):
             progress = run.epoch(train_set, on_progress)
-            accuracy = evaluate(model, test_set)
-            history = [*run.state.test_accuracy, accuracy]
-            if accuracy > max(run.state.test_accuracy, default=-1.0):
-                notes = {"epoch": run.state.epoch + 1, "test_accuracy": history}
-                save_checkpoint(model, output, training=dataclasses.asdict(options) | notes)
+            accuracy = evaluate(model, validation)
+            history = [*run.state.val_accuracy, accuracy]
+            if accuracy > max(run.state.val_accuracy, default=-1.0):
+                save_checkpoint(model, output, training=_notes(options, history))
             run.state = _State(run.state.epoch + 1, 0, history)
             run.save()
             if progress is not None:
-                on_progress(dataclasses.replace(progress, test_accuracy=accuracy))
+                on_progress(dataclasses.replace(progress, val_accuracy=accuracy))
+        result = _completed(output, options, run.state, splits, device)
     except KeyboardInterrupt:
         run.save()
         raise
     run.file.unlink(missing_ok=True)
-    return run.state.test_accuracy
+    return result
+
+
+def _completed(
+    output: Path,
+    options: TrainingConfig,
+    state: _State,
+    splits: _Splits,
+    device: torch.device,
+) -> TrainingResult:
+    """Score the chosen epoch on the test images, where there are some, and complete its file."""
+    best = load_checkpoint(output).to(device)
+    history = state.val_accuracy
+    notes = _notes(options, history[: state.best_epoch()])
+    accuracy = None
+    if splits.test is not None:
+        accuracy = evaluate(best, splits.test)
+        notes["test_accuracy"] = accuracy
+    longest = [lengths.amax(-1).cpu() for lengths in _lengths(best, splits.validation.images)]
+    inputs = describe_inputs(splits.train.images, torch.cat(longest).numpy())
+    best.about = dataclasses.replace(best.about, training_inputs=inputs)
+    save_checkpoint(best, output, training=notes)
+    return TrainingResult(tuple(history), state.best_epoch(), accuracy)
+
+
+def _notes(options: TrainingConfig, history: list[float]) -> dict[str, Any]:
+    """What a checkpoint says of how its weights came to be."""
+    return dataclasses.asdict(options) | {"epoch": len(history), "val_accuracy": history}
 
 
 class _Run:
@@ -266,13 +349,7 @@ class _Run:
         """
         document, tensors = _read_state(self.file)
         for part, values in self._identity.items():
-            saved = document.get(part)
-            if saved != values:
-                raise CheckpointError(
-                    f"cannot resume from {self.file}: it belongs to another run. Its {part} "
-                    f"options were {saved}, now {values}; give the same options, or start anew, "
-                    "without resuming (--resume)"
-                )
+            _check_same_run(self.file, part, document.get(part), values)
         device = next(self.model.parameters()).device
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
@@ -289,11 +366,34 @@ class _Run:
             raise CheckpointError(f"cannot resume from {self.file}: damaged ({error})") from error
 
 
+def _check_same_run(file: Path, part: str, saved: Any, values: dict[str, Any]) -> None:
+    """Raise CheckpointError where a part of what identifies a run is not what was saved."""
+    if saved == values:
+        return
+    epochs = saved.get("epochs") if isinstance(saved, dict) else None
+    if epochs is not None and {**saved, "epochs": values["epochs"]} == values:
+        raise CheckpointError(
+            f"cannot resume from {file}: it was started with {epochs} epochs, now "
+            f"{values['epochs']}, and the learning rate falls to zero over all of them; give "
+            f"--epochs {epochs}, and train the result further with --init"
+        )
+    raise CheckpointError(
+        f"cannot resume from {file}: it belongs to another run. Its {part} options were {saved}, "
+        f"now {values}; give the same options, or start anew, without resuming (--resume)"
+    )
+
+
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         metadata, tensors = read_safetensors(read_file(path))
         return dict(json.loads(metadata["run"])), tensors
     except FileNotFoundError as error:
+        output = path.with_suffix("")
+        if output.exists():
+            raise CheckpointError(
+                f"nothing to resume: there is no {path}, and {output} is finished; to train it "
+                f"further, give --init {output}, and another --output"
+            ) from error
         raise CheckpointError(
             f"nothing to resume: there is no {path}; start without resuming (--resume), or name "
             "the output (--output) of the run that was interrupted"
@@ -304,19 +404,21 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"cannot resume from {path}: damaged ({error})") from error
 
 
-def evaluate(model: CapsNet, test_set: LabelledImages) -> float:
+def evaluate(model: CapsNet, images: LabelledImages) -> float:
     """Share of the images that the model classifies correctly, in evaluation mode."""
-    device = next(model.parameters()).device
-    correct, was_training = 0, model.training
+    predicted = torch.cat([lengths.argmax(-1).cpu() for lengths in _lengths(model, images.images)])
+    return int((predicted == torch.from_numpy(images.labels)).sum()) / len(predicted)
+
+
+def _lengths(model: CapsNet, images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
+    """The lengths ``[batch, classes]`` of the images' class capsules, batch by batch."""
+    device, was_training = next(model.parameters()).device, model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(test_set.images), _EVALUATION_BATCH):
-            images, labels = (a[start : start + _EVALUATION_BATCH] for a in test_set)
-            capsules = encode(model, torch.from_numpy(images).to(device).float() / 255)
-            predicted = head(capsules, model.activated)[0].argmax(-1)
-            correct += int((predicted.cpu() == torch.from_numpy(labels)).sum())
+        for start in range(0, len(images), _EVALUATION_BATCH):
+            batch = torch.from_numpy(images[start : start + _EVALUATION_BATCH]).to(device)
+            yield head(encode(model, batch.float() / 255), model.activated)[0]
     model.train(was_training)
-    return correct / len(test_set.images)
 
 
 def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
@@ -324,7 +426,7 @@ def _check_fits(config: CapsNetConfig, split: LabelledImages) -> None:
     if images.shape[1:] != config.image_shape:
         raise DataError(
             f"the images are {list(images.shape[1:])} (channels, height, width), "
-            f"the network takes {list(config.image_shape)}; choose another network (--preset)"
+            f"the network takes {list(config.image_shape)}; choose another network"
         )
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(

@@ -59,4 +59,6 @@ def describe(
         claims=lowered.claims,
         opset=opset,
         ir_version=ir_version,
+        class_names=options.about.class_names,
+        training_inputs=options.about.training_inputs,
     )

@@ -87,6 +87,7 @@ def to_onnx(
         ir_version=model.ir_version,
     )
     onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
+    model.doc_string = metadata.describe()
     _check(model)
     _check_interface(model, metadata)
     path.write_bytes(model.SerializeToString(deterministic=True))

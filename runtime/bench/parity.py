@@ -34,7 +34,7 @@ class _Judged:
     metadata: ArtifactMetadata
     worker: Worker
 
-    def run(self, images: Images) -> Arrays:
+    def run(self, images: Images, *, any_range: bool = False) -> Arrays:  # noqa: ARG002
         return self.worker.run(images)
 
 

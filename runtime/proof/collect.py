@@ -48,8 +48,8 @@ class Artifact(Protocol):
 
     metadata: ArtifactMetadata
 
-    def run(self, images: Any) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Outputs by name, of images or of inputs by name."""
+    def run(self, images: Any, *, any_range: bool = False) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Outputs by name, of images or of inputs by name; values outside 0..1 where told."""
         ...
 
 

@@ -8,6 +8,7 @@ process: it computes the reference once, and then proves file after file.
 from pathlib import Path
 from typing import Any, Self
 
+from capsnet.data.options import ImageOptions
 from capsnet.documents import from_values, to_values
 from capsnet.errors import ResultError
 from capsnet.networks import NetworkSource
@@ -86,7 +87,9 @@ def _request(values: dict[str, Any]) -> Request:
     paths = {name: None if values[name] is None else Path(values[name]) for name in _PATHS}
     network = from_values(NetworkSource, values["network"])
     tolerance = from_values(Tolerance, values["tolerance"]) if values["tolerance"] else None
-    return Request(**{**values, **paths, "network": network, "tolerance": tolerance})
+    reading = from_values(ImageOptions, values["reading"])
+    parsed = {"network": network, "tolerance": tolerance, "reading": reading}
+    return Request(**{**values, **paths, **parsed})
 
 
 def _start(values: dict[str, Any]) -> tuple[dict[str, Any], Handler]:

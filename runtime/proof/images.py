@@ -7,20 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
+from capsnet.data.arrays import labels_of
 from capsnet.data.batch import Batch
 from capsnet.data.idx import load_split, mnist_test_set, require_mnist_shape
 from capsnet.data.numpy_files import read_npy, read_npz
-from capsnet.data.stream import count_images, stream_images
+from capsnet.data.parts import part_of
+from capsnet.data.source import Labels
+from capsnet.data.stream import count_images, stream_samples
 from capsnet.errors import DataError
 from capsnet.files import file_sha256
+from capsnet.runtime.guard import mnist_is_foreign, unlike
 from capsnet.runtime.proof.collect import spread
 from capsnet.runtime.proof.request import Request
 
 __all__ = ["ProofImages", "load_images", "load_inputs"]
-
-Labels = npt.NDArray[np.int64]
 
 _MOST_BYTES = 2**33  # of a file's arrays, which may be compressed
 
@@ -33,44 +36,44 @@ class ProofImages(NamedTuple):
         images: float32 ``[n, channels, height, width]``, values 0..1, or the rows of other inputs.
         labels: the true classes int64 ``[n]``; None where they are not known.
         total: how many images the source holds, of which these are spread evenly.
+        warnings: why the numbers may not be those of the images that the network is for.
     """
 
     source: str
     images: Any
     labels: Labels | None
     total: int
+    warnings: tuple[str, ...] = ()
 
 
-def load_images(request: Request, config: CapsNetConfig, checkpoint_sha256: str) -> ProofImages:
+def load_images(
+    request: Request, config: CapsNetConfig, checkpoint_sha256: str, about: About = About()
+) -> ProofImages:
     """The images that a request asks for.
 
     Args:
         request: names a source, or leaves it to the bundled images.
         config: of the network; the images must fit it.
         checkpoint_sha256: labels of the bundled images mean something only to the bundled model.
+        about: what is known of the network's classes and training images.
 
     Raises:
         DataError: if there are no images, or they or their labels do not fit.
     """
-    labels: Labels | None
-    if request.images is None:
-        source, pixels, labels = "MNIST test set", *_bundled(config, checkpoint_sha256)
-    elif request.images.is_dir() and any(request.images.glob("t10k-images-idx3-ubyte*")):
-        source = f"{request.images.name}: t10k split"
-        pixels, labels = load_split(request.images, "t10k")
-    else:
-        return _streamed(request.images, request, config)
-    if pixels.shape[1:] != config.image_shape:
-        raise DataError(
-            f"{source}: the images are {list(pixels.shape[1:])}, "
-            f"the network takes {list(config.image_shape)}"
-        )
+    if request.images is not None:
+        given = _given(request.images, request, config, about.class_names)
+        inputs = about.training_inputs
+        odd = None if inputs is None else unlike(inputs, given.images)
+        return given if odd is None else given._replace(warnings=(odd,))
+    pixels, labels = _bundled(config, checkpoint_sha256)
     if request.labels is not None:
         labels = _read_labels(request.labels, len(pixels))
     chosen = spread(len(pixels), request.samples)
     images = pixels[chosen].astype(np.float32) / np.float32(255)
-    known = None if labels is None else labels[chosen]
-    return ProofImages(source, images, known, len(pixels))
+    chosen_labels = None if labels is None else labels[chosen]
+    problem = mnist_is_foreign(about)
+    warnings = () if problem is None else (f"the numbers were checked on MNIST digits, {problem}",)
+    return ProofImages("MNIST test set", images, chosen_labels, len(pixels), warnings)
 
 
 def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
@@ -143,25 +146,31 @@ def _bundled(
     return pixels, labels if known else None
 
 
-def _streamed(path: Path, request: Request, config: CapsNetConfig) -> ProofImages:
-    total = count_images([path], config.image_shape)
+def _given(
+    path: Path, request: Request, config: CapsNetConfig, names: Sequence[str]
+) -> ProofImages:
+    options = request.reading
+    total = count_images([path], config.image_shape, options=options)
     if total == 0:
         raise DataError(f"{path} holds no images; give at least one")
-    labels = None if request.labels is None else _read_labels(request.labels, total)
+    given = None if request.labels is None else _read_labels(request.labels, total)
     chosen = spread(total, request.samples)
     wanted = set(chosen.tolist())
-    stream = enumerate(stream_images([path], config.image_shape))
-    images = np.stack([image for n, (_, image) in stream if n in wanted])
-    known = None if labels is None else labels[chosen]
-    return ProofImages(path.name, images, known, total)
+    # Labels that are given need none of the images' own, which may not even fit.
+    classes = 0 if request.labels is not None else config.classes
+    stream = stream_samples(
+        [path], config.image_shape, names=names, classes=classes, options=options
+    )
+    samples = [sample for number, sample in enumerate(stream) if number in wanted]
+    found = [sample.label for sample in samples if sample.label is not None]
+    own = np.array(found, np.int64) if len(found) == len(samples) else None
+    return ProofImages(
+        part_of(path, options).name,
+        np.stack([sample.image for sample in samples]),
+        own if given is None else given[chosen],
+        total,
+    )
 
 
 def _read_labels(path: Path, images: int) -> Labels:
-    labels = read_npy(path)
-    if labels.shape != (images,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: the labels must be integers [{images}], one for each image, got "
-            f"{labels.dtype} {list(labels.shape)}"
-        )
-    classes: Labels = labels.astype(np.int64)
-    return classes
+    return labels_of(str(path), read_npy(path), images)

@@ -69,7 +69,7 @@ class Prover:
         self._request = request
         self._name = request.network.name
         self._network, self._digest, given = network_and_images(request)
-        self._source, self._images, self._labels, self._total = given
+        self._source, self._images, self._labels, self._total, self._warnings = given
         self._golden = EagerModel(self._network, torch.float64)
         self._baseline = EagerModel(self._network, torch.float32)
 
@@ -136,7 +136,9 @@ class Prover:
             verdict="pass" if passed else "fail",
             artifact=ArtifactFile.describe(artifact, session),
             checkpoint_sha256=self._digest,
-            images=ImageSet(self._source, count, self._total if count < self._total else None),
+            images=ImageSet(
+                self._source, count, self._total if count < self._total else None, self._warnings
+            ),
             device=session.device,
             device_reason=session.device_reason,
             providers=session.providers(),

@@ -208,11 +208,13 @@ class ImageSet:
         source: where they are from.
         count: how many were compared; certificates count them from 0.
         total: how many there are, of which those are spread evenly; None where all were compared.
+        warnings: why they may not be of the kind that the network is for, in words.
     """
 
     source: str
     count: int
     total: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def index_of(self, compared: int) -> int:
         """The index in the source of one of the images that were compared (see ``spread``)."""

@@ -71,6 +71,7 @@ def summary_lines(certificate: Certificate) -> list[str]:
         )
     lines.append(f"hard inputs: {sum(result.passed for result in hard)} of {len(hard)} passed")
     lines += [f"[yellow]{note}[/]" for note in parity.not_judged]
+    lines += [f"[yellow]{escape(warning)}[/]" for warning in certificate.images.warnings]
     if parity.overridden:
         lines.append("[yellow]the error budget was overridden by --atol/--rtol[/]")
     return lines + [

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.artifact import ArtifactMetadata
+from capsnet.artifact import INPUT_NAME, ArtifactMetadata
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, ConfigError, DataError
 from capsnet.precision import find_precision
-from capsnet.runtime.sessions.images import Images, as_images
+from capsnet.runtime.sessions.images import Images, as_images, require_unit_range
 
 __all__ = ["Arrays", "Device", "Images", "Session", "refuse_foreign"]
 
@@ -70,7 +70,9 @@ class Session(ABC):
     def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
         """Run the graph once on a batch that it accepts, of every input by name."""
 
-    def run(self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Arrays:
+    def run(
+        self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike], *, any_range: bool = False
+    ) -> Arrays:
         """Run the network.
 
         An artifact with a fixed batch size runs as often as the images need; the last batch is
@@ -82,12 +84,13 @@ class Session(ABC):
                 without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
                 be 0. Of a network of the user's own, what its ``metadata.inputs`` name, by name
                 where there are several.
+            any_range: take images with values outside 0..1, too, NaN and infinity included.
 
         Returns:
             The artifact's outputs by name, float32 with ``batch`` first, in their order.
 
         Raises:
-            DataError: if the images are no floats, or not of the artifact's shape.
+            DataError: if the images are no floats, not of the artifact's shape, or not of 0..1.
             ArtifactError: if the backend fails, or would wait for threads that a fork has not
                 copied.
         """
@@ -95,6 +98,8 @@ class Session(ABC):
         fixed = self.metadata.fixed_batch
         given = self._inputs(images)
         count = size = len(next(iter(given.values())))
+        if not any_range and not self.metadata.is_own:
+            require_unit_range(given[INPUT_NAME])
         if count == 0:
             return {
                 spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.data.arrays import range_advice
 from capsnet.errors import DataError, first_line
 
-__all__ = ["Images", "as_images"]
+__all__ = ["Images", "as_images", "require_unit_range"]
 
 Images = npt.NDArray[np.float32]
+
+_ROUNDING = 1e-5
 
 _UNKNOWN_RANGE = {
     "u": "divide pixels of 0..255 by 255",
@@ -55,6 +58,23 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
             return array.astype(np.float32)
     except FloatingPointError as error:
         raise DataError(f"{found} with values beyond float32, {expected}: scale them") from error
+
+
+def require_unit_range(images: Images) -> None:
+    """Raise DataError, with the likely cause, where values lie outside 0..1.
+
+    What rounding adds to 1 is allowed.
+    """
+    if images.size == 0:
+        return
+    low, high = float(images.min()), float(images.max())
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return
+    if np.isfinite((low, high)).all():
+        advice = f"{range_advice(low, high)}; any_range=True takes them as they are"
+    else:
+        advice = "repair them; any_range=True takes them as they are"
+    raise DataError(f"the images have values from {low:g} to {high:g}, expected 0..1: {advice}")
 
 
 def _as_array(images: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -67,7 +67,7 @@ def _of_artifact(path: Path, request: Request) -> Shown:
             f"{path} classifies nothing, expected a network with an output that names the class; "
             "run its session instead"
         )
-    if "module" in metadata.config:
+    if metadata.is_own:
         raise ArtifactError(
             f"{path} is a network of a user's own, expected one of capsule layers alone; run its "
             "session instead"

@@ -1,6 +1,5 @@
 """The command line: exit codes, one message an error, JSON, and files that appear whole."""
 
-import contextlib
 import csv
 import io
 import json
@@ -19,13 +18,13 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from support.artifacts import edited, golden_outputs, metadata_of, onnx_bytes, with_weight
 from support.networks import SMALL, altered, lively_model, random_images
+from support.proof import InThisProcess
 
 from capsnet.cli.commands import cli
 from capsnet.cli.main import main
 from capsnet.data.idx import mnist_test_set
 from capsnet.errors import ArtifactError, ExportError, ResultError
 from capsnet.files import file_sha256
-from capsnet.runtime.proof.proof import Prover
 
 
 @pytest.fixture
@@ -56,20 +55,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(capsnet.export.formats.onnx, "to_onnx", write)
     monkeypatch.setattr("capsnet.jobs.FreshProcess", InThisProcess)
     return quick
-
-
-class InThisProcess(contextlib.nullcontext):
-    """Proves where a fresh process would, but at once."""
-
-    def __init__(self, request, **_):
-        super().__init__(self)
-        self.prover, self.artifacts = Prover(request), []
-
-    def submit(self, artifact):
-        self.artifacts.append(artifact)
-
-    def proofs(self):
-        return [self.prover.prove(artifact) for artifact in self.artifacts]
 
 
 @pytest.fixture
@@ -731,7 +716,7 @@ def test_output_is_checked_before_any_work(folder, run, monkeypatch, arguments):
 
     for name in (
         "capsnet.checkpoint.load_checkpoint",
-        "capsnet.data.idx.load_split",
+        "capsnet.data.training.load_training_data",
         "capsnet.jobs.FreshProcess",
         "capsnet.runtime.sessions.opening.open_session",
     ):
@@ -830,17 +815,17 @@ def test_cuda_that_is_not_there_is_an_environment_error(folder, run, monkeypatch
 def test_training_without_data_is_an_environment_error(folder, run):
     result = run("train", "--data", "none", "--output", "x.safetensors", "--preset", "tiny")
     assert result.code == 3
-    assert "train-images-idx3-ubyte" in one_message(result)
+    assert "there is no such file or folder" in one_message(result)
     assert result.out == ""
     assert not (folder / "x.safetensors").exists()
 
 
 def test_training_that_is_refused_shows_no_progress(folder, run):
     idx_folder(folder / "digits", 20, 5)
-    options = ("--output", "x.safetensors", "--preset", "cifar10", "--device", "cpu")
+    options = ("--output", "x.safetensors", "--preset", "tiny", "--resize", "8", "--device", "cpu")
     result = run("train", "--data", "digits", *options)
     assert result.code == 3
-    assert "choose another network" in one_message(result)
+    assert "or choose another network" in one_message(result)
     assert result.out == ""
 
 
@@ -869,7 +854,10 @@ def test_every_command_has_help_json_and_debug(command):
         assert option in result.output
 
 
-COMMANDS = {"bench", "doctor", "export", "import", "inspect", "predict", "show", "train", "verify"}
+COMMANDS = {
+    *("bench", "config", "doctor", "export", "import", "inspect"),
+    *("predict", "show", "train", "verify"),
+}
 
 
 def test_commands_are_those_of_the_documentation():
@@ -916,10 +904,10 @@ def test_network_is_trained_exported_and_verified(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     trained = json.loads((tmp_path / "training.json").read_text())
-    history = trained["test_accuracy"]
+    history = trained["val_accuracy"]
     assert len(trained["epoch_seconds"]) == len(history)
     assert len(history) == 2
-    assert all(0 <= accuracy <= 1 for accuracy in history)
+    assert all(0 <= accuracy <= 1 for accuracy in (*history, trained["test_accuracy"]))
 
     images = ("--images", "digits", "--samples", "8", "--device", "cpu")
     source = ("--checkpoint", "t.safetensors")
@@ -937,6 +925,7 @@ def test_network_is_trained_exported_and_verified(tmp_path):
         "capsnet.onnx.parity.json",
         "digits",
         "t.safetensors",
+        "t.safetensors.log.jsonl",
         "training.json",
     ]
 
@@ -1003,4 +992,6 @@ def test_interrupted_training_exits_with_130_and_says_how_to_resume(tmp_path):
     assert "interrupted; the run is saved in t.st.state" in out
     assert "with --resume to continue" in out
     assert err.split() == ["interrupted"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "t.st", "t.st.state"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("digits", "t.st", "t.st.log.jsonl", "t.st.state")
+    ]

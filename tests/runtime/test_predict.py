@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from capsnet.errors import ArtifactError, DataError, ResultError
-from capsnet.runtime.predict import Prediction, predict, write_csv, write_jsonl
+from capsnet.runtime.predict import Prediction, predict
+from capsnet.runtime.rows import write_csv, write_jsonl
 
 
 class FakeSession:
@@ -17,7 +18,7 @@ class FakeSession:
 
     def __init__(self, decision="lengths"):
         self.batches = []
-        self.metadata = SimpleNamespace(decision=decision, image_shape=(1, 4, 5))
+        self.metadata = SimpleNamespace(decision=decision, image_shape=(1, 4, 5), class_names=())
 
     def run(self, images):
         assert images.dtype == np.float32

@@ -9,8 +9,9 @@ import pytest
 
 import capsnet.runtime.resumable as resumable
 from capsnet.errors import OutputError
-from capsnet.runtime.predict import Prediction, write_csv, write_jsonl
+from capsnet.runtime.predict import Prediction
 from capsnet.runtime.resumable import PartialFile, partial_path
+from capsnet.runtime.rows import write_csv, write_jsonl
 
 RUN = {"artifact_sha256": "ab", "device": "cpu"}
 BATCH = 2

@@ -72,12 +72,18 @@ def run(
     *,
     config=CONFIG,
     train_set=TRAIN,
-    test_set=TEST,
+    validation=TEST,
     accuracy=fitness,
     **others,
 ):
+    """The validation accuracies of a run."""
+    return list(trained(output, options, config, train_set, validation, accuracy, **others)[0])
+
+
+def trained(output, options, config, train_set, validation, accuracy, **others):
     with mock.patch.object(training, "evaluate", accuracy):
-        return train(config, options, train_set, test_set, output, device=CPU, **others)
+        result = train(config, options, train_set, validation, output, device=CPU, **others)
+    return dataclasses.astuple(result)
 
 
 def weights(path):
@@ -132,7 +138,7 @@ def test_the_network_learns(output, decoder):
         dataclasses.replace(OPTIONS, epochs=8),
         config=config,
         accuracy=evaluate,
-        on_progress=lambda p: ends.append(p) if p.test_accuracy is not None else None,
+        on_progress=lambda p: ends.append(p) if p.val_accuracy is not None else None,
     )
     losses = [p.loss for p in ends]
     assert losses == sorted(losses, reverse=True)
@@ -154,7 +160,7 @@ def test_the_tiny_preset_learns_mnist(output):
         options,
         config=preset("tiny"),
         train_set=train_set,
-        test_set=test_set,
+        validation=test_set,
         accuracy=evaluate,
     )
     assert max(history) > 0.4  # guessing gives 0.1
@@ -166,7 +172,7 @@ def test_progress_is_told_after_every_step_and_every_epoch(finished):
     for epoch in (1, 2, 3):
         expected += [(epoch, step, STEPS, None) for step in range(1, STEPS + 1)]
         expected.append((epoch, STEPS, STEPS, history[epoch - 1]))
-    found = [(p.epoch, p.step, p.steps_per_epoch, p.test_accuracy) for p in progress]
+    found = [(p.epoch, p.step, p.steps_per_epoch, p.val_accuracy) for p in progress]
     assert found == expected
     assert all(isinstance(p, Progress) and p.loss > 0 and 0 <= p.accuracy <= 1 for p in progress)
     seconds = [p.seconds for p in progress[: STEPS + 1]]
@@ -182,7 +188,7 @@ def test_a_finished_run_leaves_only_its_checkpoint(finished):
     assert notes == {
         **dataclasses.asdict(OPTIONS),
         "epoch": best + 1,
-        "test_accuracy": history[: best + 1],
+        "val_accuracy": history[: best + 1],
     }
 
 
@@ -195,6 +201,42 @@ def test_the_same_seed_gives_the_same_bytes(finished, output):
 def test_another_seed_gives_other_weights(finished, output):
     run(output, dataclasses.replace(OPTIONS, seed=6))
     assert not same(output, finished[0])
+
+
+def scripted(accuracies):
+    """A stand-in for the measurement, and on what it was called."""
+    given, seen = iter(accuracies), []
+
+    def accuracy(model, images):
+        seen.append(images)
+        return next(given)
+
+    return accuracy, seen
+
+
+def test_test_images_are_scored_once_on_the_chosen_epoch(output):
+    accuracy, seen = scripted([0.5, 0.9, 0.8, 0.7])
+    result = trained(output, OPTIONS, CONFIG, TRAIN, TEST, accuracy, test_set=(other := bars(8, 2)))
+    assert result == ((0.5, 0.9, 0.8), 2, 0.7)
+    assert seen[:3] == [TEST] * 3
+    assert seen[3] is other
+    with safetensors.safe_open(output, framework="pt") as file:
+        notes = json.loads(file.metadata()["capsnet"])["training"]
+    assert (notes["epoch"], notes["test_accuracy"]) == (2, 0.7)
+    assert notes["val_accuracy"] == [0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs"), [(1, 3), (2, 5), (None, 6)], ids=["one", "two", "never"]
+)
+def test_training_stops_after_so_many_epochs_without_a_better_one(output, patience, epochs):
+    accuracy, _ = scripted([0.5, 0.6, 0.6, 0.5, 0.7, 0.7][: epochs if patience != 2 else 6])
+    if patience == 2:
+        accuracy, _ = scripted([0.5, 0.6, 0.7, 0.7, 0.6])
+    options = dataclasses.replace(OPTIONS, epochs=6, patience=patience)
+    history, *_ = trained(output, options, CONFIG, TRAIN, TEST, accuracy)
+    assert len(history) == epochs
+    assert not state_path(output).exists()
 
 
 def test_the_best_epoch_is_kept(output):
@@ -329,7 +371,6 @@ def test_a_killed_run_resumes_and_ends_with_the_same_weights(finished, killed, k
     ("config", "options", "named"),
     [
         (CONFIG, dataclasses.replace(OPTIONS, seed=6), "training"),
-        (CONFIG, dataclasses.replace(OPTIONS, epochs=4), "training"),
         (altered(CONFIG, stem_channels=7), OPTIONS, "config"),
     ],
 )
@@ -432,7 +473,15 @@ def test_a_checkpoint_is_no_state(output):
         run(output, resume=True)
 
 
-@pytest.mark.parametrize("split", ["train_set", "test_set"])
+def test_other_epochs_and_finished_runs_name_what_extends_them(interrupted, tmp_path):
+    with pytest.raises(CheckpointError, match=r"started with 3 epochs, now 4, .*with --init"):
+        run(interrupted, dataclasses.replace(OPTIONS, epochs=4), resume=True)
+    run(interrupted, resume=True)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is finished; .*give --init"):
+        run(interrupted, resume=True)
+
+
+@pytest.mark.parametrize("split", ["train_set", "validation", "test_set"])
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

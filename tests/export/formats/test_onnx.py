@@ -190,7 +190,9 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
     content = (tmp_path / "a.onnx").read_bytes()
     model = parsed(content)
     assert metadata_of(content) == {
-        "schema_version": 2,
+        "schema_version": 3,
+        "class_names": [],
+        "training_inputs": None,
         "toolkit_version": version("capsnet-export"),
         "exporter": "torch.onnx",
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxscript")},

@@ -220,8 +220,8 @@ def test_a_file_without_metadata_is_refused(kind, files, tmp_path):
 
 @pytest.mark.parametrize("kind", EXPORTERS)
 def test_a_newer_schema_is_refused(kind, files, tmp_path):
-    file = with_document(kind, files, tmp_path / "model", schema_version=3)
-    with pytest.raises(ArtifactError, match=r"schema version 3.*upgrade"):
+    file = with_document(kind, files, tmp_path / "model", schema_version=4)
+    with pytest.raises(ArtifactError, match=r"schema version 4.*upgrade"):
         open_session(file)
 
 

@@ -41,7 +41,7 @@ class Sound:
     def __init__(self, model):
         self.model = model
 
-    def run(self, images):
+    def run(self, images, **_):
         if len(images) == 0:
             outputs = {
                 spec.name: np.empty((0, *spec.shape[1:]), np.float32)

@@ -30,7 +30,7 @@ def test_labelled_folder_gives_accuracy(folder):
 def test_samples_are_spread_evenly_over_a_labelled_folder(folder, samples, chosen):
     images = np.arange(10, dtype=np.uint8)[:, None, None].repeat(12, 1).repeat(12, 2)
     idx_folder(folder / "digits", images, np.arange(10) % 5)
-    _, used, labels, total = loaded(folder, images="digits", samples=samples)
+    _, used, labels, total, _ = loaded(folder, images="digits", samples=samples)
     expected = list(range(10)) if chosen is None else chosen
     assert np.rint(used[:, 0, 0, 0] * 255).astype(int).tolist() == expected
     assert labels.tolist() == [n % 5 for n in expected]
@@ -61,8 +61,8 @@ def test_labels_beside_an_array_give_accuracy(folder):
 
 @pytest.mark.parametrize(
     "labels",
-    [np.zeros(4, np.int64), np.zeros((5, 1), np.int64), np.zeros(5), np.array(["a"] * 5)],
-    ids=["too few", "a column", "floats", "words"],
+    [np.zeros(4, np.int64), np.zeros((5, 2), np.int64), np.zeros(5), np.array(["a"] * 5)],
+    ids=["too few", "two columns", "floats", "words"],
 )
 def test_labels_that_do_not_fit_are_refused(folder, labels):
     np.save(folder / "labels.npy", labels)

@@ -218,7 +218,7 @@ class Fake:
         self.table, self.spoil = table, spoil
         self.metadata = metadata_for(TOY, names)
 
-    def run(self, images):
+    def run(self, images, **_):
         chosen = images[:, 0, 0, 0].astype(int)
         return self.spoil({k: v[chosen].astype(np.float32) for k, v in self.table.items()})
 

@@ -1,5 +1,6 @@
 """A proof reads the file from disk, certifies its bytes, and names what cannot be read."""
 
+import dataclasses
 import getpass
 import json
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.markup import escape
 from support.artifacts import edited, metadata_of, onnx_bytes, with_metadata, with_weight
 from support.networks import SMALL, TINY, altered, lively_model, random_images
 from support.proof import request_in, verify
@@ -31,6 +33,7 @@ from capsnet.runtime.proof.proof import Prover, prove
 from capsnet.runtime.proof.reference import EagerModel
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import Certificate, ImageSet
+from capsnet.runtime.proof.tables import summary_lines
 
 # In this process
 
@@ -132,7 +135,11 @@ def test_bundled_images_give_other_networks_no_accuracy(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(TINY, reconstruction=True))
     certificate = verify(tmp_path, images=None, samples=4)
     assert certificate.passed
-    assert certificate.images == ImageSet("MNIST test set", 4, total=10_000)
+    images = dataclasses.replace(certificate.images, warnings=())
+    assert images == ImageSet("MNIST test set", 4, total=10_000)
+    [warning] = certificate.images.warnings
+    assert "it is not known what the network was trained on" in warning
+    assert escape(warning) in summary_lines(certificate)[-1]
     assert certificate.parity.accuracy is None
 
 

@@ -151,11 +151,11 @@ def test_library_that_is_missing_is_named(monkeypatch, file):
 # Metadata
 
 
-@pytest.mark.parametrize("version", [3, 0, "1", None])
+@pytest.mark.parametrize("version", [4, 0, "1", None])
 def test_metadata_of_another_schema_is_refused(tmp_path, version):
     document = {**metadata_of(onnx_bytes()), "schema_version": version}
     path = write(tmp_path, with_metadata(onnx_bytes(), document))
-    refuse(path, f"schema version {version}, this toolkit reads up to 2: upgrade capsnet-export")
+    refuse(path, f"schema version {version}, this toolkit reads up to 3: upgrade capsnet-export")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_metadata_of_another_schema_is_refused(tmp_path, version):
 )
 def test_metadata_without_one_of_its_keys_is_refused(tmp_path, key):
     document = metadata_of(onnx_bytes())
-    assert len(document) == 14
+    assert len(document) == 16
     del document[key]
     content = with_metadata(onnx_bytes(), document)
     refuse(write(tmp_path, content), f"the metadata is damaged: .*{key}.*export again")
