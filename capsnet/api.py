@@ -15,7 +15,7 @@ import numpy.typing as npt
 from capsnet.bundled import BUNDLED, checkpoint_file
 from capsnet.definitions import own_definitions, refuse_while_loading
 from capsnet.errors import ConfigError, DataError, ResultError
-from capsnet.formats import DEFAULT_OPSET, FORMATS
+from capsnet.formats import FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, prove
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.predict import Prediction
@@ -148,7 +148,7 @@ def export_model(
     precision: str = "fp32",
     reconstruction: bool = False,
     batch: int | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     forms: Mapping[str, str] | None = None,
     images: npt.ArrayLike | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
@@ -170,7 +170,7 @@ def export_model(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         reconstruction: output the decoded image as well.
         batch: a fixed batch size, or None for any.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, such as ``{"routing": "votes"}``.
         images: to prove it on: float32 ``[n, channels, height, width]``, values 0..1, or a file or
             folder of images; None for the bundled MNIST test set.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
-from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
+from capsnet.formats import FORMATS, OPSETS
 from capsnet.forms import check_forms
 from capsnet.precision import find_precision
 from capsnet.runtime.certificate import (
@@ -52,7 +52,7 @@ class ExportSettings:
         precision: of weights and arithmetic, a row of :mod:`capsnet.precision`.
         reconstruction: whether the artifact decodes images as well.
         batch: a fixed batch size, or None for any.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
 
     Raises:
@@ -62,13 +62,13 @@ class ExportSettings:
     precision: str = "fp32"
     reconstruction: bool = False
     batch: int | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     forms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         find_precision(self.precision)
         check_forms(self.forms)
-        if self.opset not in OPSETS:
+        if self.opset is not None and self.opset not in OPSETS:
             raise ConfigError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {self.opset!r}")
         if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
             raise ConfigError(f"batch must be a positive integer, or None, got {self.batch!r}")

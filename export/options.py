@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.formats import DEFAULT_OPSET
-
 __all__ = ["TRACE_BATCH", "ExportOptions"]
 
 TRACE_BATCH = 2
@@ -19,13 +17,14 @@ class ExportOptions:
 
     Attributes:
         batch: a fixed batch size, or None for any.
-        opset: ONNX operator set, one of :data:`capsnet.formats.OPSETS`; other formats have none.
+        opset: ONNX operator set, one of :data:`capsnet.formats.OPSETS`; None for the oldest that
+            the network and its precision allow. Other formats have none.
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
         calibration: images float32 ``[n, channels, height, width]``, for precisions that are
             calibrated.
     """
 
     batch: int | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     checkpoint_sha256: str | None = None
     calibration: npt.NDArray[np.float32] | None = None

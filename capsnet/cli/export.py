@@ -21,7 +21,7 @@ from capsnet.cli.options import (
     with_output,
 )
 from capsnet.cli.verify import print_verdicts, raise_unless_passed, write_page
-from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
+from capsnet.formats import FORMATS, OPSETS
 from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
 
@@ -77,9 +77,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
-    default=DEFAULT_OPSET,
-    show_default=True,
-    help="ONNX operator set.",
+    help="ONNX operator set.  [default: the oldest that the network and the precision allow]",
 )
 @click.option("--reconstruction", is_flag=True, help="Output the decoded image as well.")
 @_form_options
@@ -103,7 +101,7 @@ def export_command(
     formats: tuple[str, ...],
     output: Path | None,
     batch: int | None,
-    opset: int,
+    opset: int | None,
     reconstruction: bool,
     precision: str,
     calibrate: Path | None,

@@ -782,7 +782,7 @@ def test_bundled_checkpoints_are_listed(run):
         ((*EXPORT, "--batch", "0"), "'0' is neither a positive number nor 'dynamic'"),
         ((*EXPORT, "--batch", "some"), "'some' is neither a positive number nor 'dynamic'"),
         ((*EXPORT, "--samples", "-3"), "'-3' is neither a positive number nor 'all'"),
-        ((*EXPORT, "--opset", "17"), "17 is not in the range 18<=x<=23"),
+        ((*EXPORT, "--opset", "16"), "16 is not in the range 17<=x<=23"),
         ((*EXPORT, "--device", "tpu"), "'tpu' is not one of"),
         ((*EXPORT, "--surplus"), "No such option"),
         (("predict", "model.onnx"), "Missing argument"),
