@@ -1,5 +1,6 @@
 """``capsnet verify``: prove an artifact again, and say where it goes wrong."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ __all__ = ["print_verdicts", "raise_unless_passed", "verify_command", "write_pag
 @device_option
 @judging
 @click.option("--locate", is_flag=True, help="When it fails, find the first stage that is wrong.")
+@click.option("--runtime", type=click.Choice(["openvino"]), help="Run it in that.")
 @click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
 @with_output
 def verify_command(
@@ -36,6 +38,7 @@ def verify_command(
     artifact: Path,
     request: "Request",
     locate: bool,
+    runtime: str | None,
     in_process: bool,
     page: Path | None,
 ) -> None:
@@ -54,6 +57,7 @@ def verify_command(
     out.reserve({"the certificate": certificate}, {"the checkpoint": request.checkpoint})
     artifact_format(artifact)  # what cannot be read or written is an error now, not after the work
     check_writable(certificate)
+    request = dataclasses.replace(request, runtime=runtime)
     with out.console.status(f"verifying {artifact.name}"):
         proof = prove(artifact, request, in_process=in_process)
     found = proof.certificate

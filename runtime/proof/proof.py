@@ -93,7 +93,7 @@ class Prover:
     def prove(self, artifact: Path) -> Proof:
         """Compare an artifact with its reference; see :func:`prove`."""
         request = self._request
-        session = open_session(artifact, request.device)
+        session = open_session(artifact, request.device, runtime=request.runtime)
         # Others may run the file without this session: its large batches are proven undivided.
         session.largest_batch = LARGE_BATCH
         self._check_origin(artifact, session)

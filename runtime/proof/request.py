@@ -28,6 +28,7 @@ class Request:
             where they are not known, or lie beside IDX images.
         definitions: Python files that define what the checkpoint is made of, executed before it is
             loaded (see :func:`capsnet.definitions.own_definitions`).
+        runtime: see :func:`capsnet.runtime.sessions.opening.open_session`.
     """
 
     checkpoint: Path
@@ -38,3 +39,4 @@ class Request:
     details: bool = False
     labels: Path | None = None
     definitions: tuple[Path, ...] = ()
+    runtime: str | None = None

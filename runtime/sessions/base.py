@@ -35,7 +35,8 @@ class Session(ABC):
 
     Attributes:
         format: the name of its row in :data:`capsnet.formats.FORMATS`.
-        device: where it really runs, ``"cpu"`` or ``"cuda"``.
+        device: where it really runs, ``"cpu"`` or ``"cuda"``, or in what other runtime than its
+            format's own.
         device_reason: why there.
         metadata: what the artifact says about itself.
         largest_batch: images that are computed at once; more run in parts. None for no limit.
