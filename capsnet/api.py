@@ -150,6 +150,8 @@ def export_model(
     batch: int | None = None,
     opset: int | None = None,
     forms: Mapping[str, str] | None = None,
+    input_dtype: str = "float32",
+    layout: str = "nchw",
     images: npt.ArrayLike | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
     samples: int | None = 64,
@@ -172,6 +174,8 @@ def export_model(
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, such as ``{"routing": "votes"}``.
+        input_dtype: what the file takes: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255.
+        layout: of the images that it takes, ``"nchw"`` or ``"nhwc"``.
         images: to prove it on: float32 ``[n, channels, height, width]``, values 0..1, or a file or
             folder of images; None for the bundled MNIST test set.
         labels: their classes, integers ``[n]``, where they are known.
@@ -192,7 +196,9 @@ def export_model(
     name = _format_of(target) if format is None else format
     if name not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-    settings = ExportSettings(precision, reconstruction, batch, opset, forms or {})
+    settings = ExportSettings(
+        precision, reconstruction, batch, opset, forms or {}, input_dtype, layout
+    )
     with tempfile.TemporaryDirectory() as folder:
         request = _request(
             model, images, labels, Path(folder),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.artifact import INPUT_DTYPES, LAYOUTS
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
 from capsnet.formats import FORMATS, OPSETS
@@ -54,6 +55,8 @@ class ExportSettings:
         batch: a fixed batch size, or None for any.
         opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
+        input_dtype: of images: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255.
+        layout: of images, ``"nchw"`` or ``"nhwc"``.
 
     Raises:
         ConfigError: if a value is none of those that there are.
@@ -64,6 +67,8 @@ class ExportSettings:
     batch: int | None = None
     opset: int | None = None
     forms: Mapping[str, str] = field(default_factory=dict)
+    input_dtype: str = INPUT_DTYPES[0]
+    layout: str = LAYOUTS[0]
 
     def __post_init__(self) -> None:
         find_precision(self.precision)
@@ -72,6 +77,12 @@ class ExportSettings:
             raise ConfigError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {self.opset!r}")
         if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
             raise ConfigError(f"batch must be a positive integer, or None, got {self.batch!r}")
+        if self.input_dtype not in INPUT_DTYPES:
+            raise ConfigError(
+                f"the input must be {' or '.join(INPUT_DTYPES)}, got {self.input_dtype!r}"
+            )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be {' or '.join(LAYOUTS)}, got {self.layout!r}")
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,14 @@ def _write(
         precision=settings.precision,
         forms=settings.forms,
     )
-    options = ExportOptions(settings.batch, settings.opset, file_sha256(checkpoint), images)
+    options = ExportOptions(
+        settings.batch,
+        settings.opset,
+        file_sha256(checkpoint),
+        images,
+        input_dtype=settings.input_dtype,
+        layout=settings.layout,
+    )
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
@@ -292,6 +310,7 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     from capsnet.export.lower import lower
     from capsnet.runtime.proof.images import load_images
     from capsnet.runtime.proof.locate import locate, onnx_stages
+    from capsnet.runtime.sessions.images import as_input, from_bytes, to_bytes
     from capsnet.runtime.sessions.opening import open_session
     from capsnet.stages import record_stages
 
@@ -311,8 +330,11 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     few = dataclasses.replace(request, samples=count)
     images = load_images(few, model.config, file_sha256(request.checkpoint)).images
     images = images[np.arange(count) % len(images)]
+    if metadata.inputs[0].dtype == "uint8":
+        images = from_bytes(to_bytes(images))
     if session.format == "onnx":
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, images).items()}
+        given = as_input(images, metadata, "the artifact")
+        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, given).items()}
     else:
         found = record_stages(lowered, torch.from_numpy(images))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}

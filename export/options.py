@@ -22,9 +22,13 @@ class ExportOptions:
         checkpoint_sha256: digest of the checkpoint file, for the metadata.
         calibration: images float32 ``[n, channels, height, width]``, for precisions that are
             calibrated.
+        input_dtype: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255; of ONNX.
+        layout: of the images, ``"nchw"`` or ``"nhwc"``; of ONNX.
     """
 
     batch: int | None = None
     opset: int | None = None
     checkpoint_sha256: str | None = None
     calibration: npt.NDArray[np.float32] | None = None
+    input_dtype: str = "float32"
+    layout: str = "nchw"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from capsnet.artifact import INPUT_NAME, METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.errors import ConfigError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
+from capsnet.export.formats.onnx_inputs import convert_input
 from capsnet.export.formats.onnx_versions import (
     NATIVE_OPSET,
     drop_needless_allowzero,
@@ -83,6 +84,7 @@ def to_onnx(
     _name_nodes_by_stage(model.graph, stages)
     if precision.finish is not None:
         model = precision.finish(model, calibration)
+    convert_input(model.graph, options.input_dtype, options.layout)
     if model.opset_import[0].version != opset:
         raise ExportError(
             f"this network was written in opset {model.opset_import[0].version}, not {opset}: ask "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import ExportError, first_line, raise_interruption
+from capsnet.errors import ConfigError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredCapsNet
 from capsnet.export.options import TRACE_BATCH, ExportOptions
@@ -42,10 +42,16 @@ def write_torch_artifact(
         The metadata that was written.
 
     Raises:
-        ConfigError: if the format does not have the network's precision.
+        ConfigError: if the format does not have the network's precision, or another input than the
+            usual one is asked for.
         ExportError: if torch cannot capture the network.
     """
     require_format(lowered, name)
+    if (options.input_dtype, options.layout) != ("float32", "nchw"):
+        raise ConfigError(
+            f"{name} takes float32 images in the layout nchw alone: leave the type and the layout "
+            "of the input out, or export to onnx"
+        )
     metadata = describe(lowered, options, exporter=exporter, libraries=("torch",))
     image = torch.zeros(options.batch or TRACE_BATCH, *lowered.config.image_shape)
     try:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,12 +78,12 @@ def locate(
     return tuple(stages)
 
 
-def onnx_stages(content: bytes, images: npt.NDArray[np.float32]) -> Arrays:
+def onnx_stages(content: bytes, images: npt.NDArray[Any]) -> Arrays:
     """Read the stages of an ONNX artifact: tensors inside its graph, which keep their names.
 
     Args:
         content: of the artifact, which was checked.
-        images: float32 ``[batch, channels, height, width]``, a batch that it accepts.
+        images: a batch of the type and shape that it takes.
 
     Returns:
         Every stage that is in the graph, by name, laid out as the artifact lays it out.

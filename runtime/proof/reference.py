@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from capsnet.errors import ResultError
 from capsnet.model import CapsNet
 from capsnet.runtime.proof.unfolded import UnfoldedConvolutions
+from capsnet.runtime.sessions.images import from_bytes, to_bytes
 
-__all__ = ["EagerModel"]
+__all__ = ["EagerModel", "OnBytes"]
 
 _CHUNK = 16  # images at once: bounds the memory of the votes, which more would only page in and out
 
@@ -108,6 +109,27 @@ class EagerModel:
                 primary.weight.copy_(primary.weight[:, shuffled])
             self._models[order] = model
         return self._models[order]
+
+
+class OnBytes:
+    """A reference of artifacts that take bytes: each value of an image becomes the nearest byte.
+
+    Args:
+        reference: what then computes on the bytes, as values 0..1.
+    """
+
+    def __init__(self, reference: EagerModel) -> None:
+        self._reference = reference
+        self.decision = reference.decision
+
+    def run(
+        self,
+        images: npt.NDArray[np.float32],
+        outputs: tuple[str, ...] | None = None,
+        order: int = 0,
+    ) -> _Outputs:
+        """As :meth:`EagerModel.run`."""
+        return self._reference.run(from_bytes(to_bytes(images)), outputs, order)
 
 
 def _outputs(model: CapsNet, images: Tensor) -> dict[str, Tensor]:

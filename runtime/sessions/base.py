@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from capsnet.artifact import ArtifactMetadata
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, ConfigError
 from capsnet.precision import find_precision
-from capsnet.runtime.sessions.images import Images, as_images
+from capsnet.runtime.sessions.images import Images, as_input
 
 __all__ = ["Arrays", "Device", "Images", "Session", "refuse_foreign"]
 
@@ -68,7 +69,7 @@ class Session(ABC):
         """How often each operator occurs in the graph."""
 
     @abstractmethod
-    def _compute(self, images: Images) -> Arrays:
+    def _compute(self, images: npt.NDArray[Any]) -> Arrays:
         """Run the graph once on a batch that it accepts."""
 
     def run(self, images: npt.ArrayLike) -> Arrays:
@@ -79,9 +80,9 @@ class Session(ABC):
         of 32: what lies between the layers stays in the caches, and memory stays bounded.
 
         Args:
-            images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that
-                without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
-                be 0.
+            images: float32 ``[batch, channels, height, width]``, values 0..1, whatever the file
+                itself takes, or what becomes that without doubt (see
+                :func:`capsnet.runtime.sessions.images.as_input`); ``batch`` may be 0.
 
         Returns:
             The artifact's outputs by name, float32 with ``batch`` first, in their order.
@@ -92,17 +93,17 @@ class Session(ABC):
                 copied.
         """
         self._check_process()
-        fixed, *image_shape = self.metadata.inputs[0].shape
-        given = as_images(images, ("batch", *image_shape), "the artifact")
+        fixed = self.metadata.fixed_batch
+        given = as_input(images, self.metadata, "the artifact")
         count = size = len(given)
         if count == 0:
             return {
                 spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)
                 for spec in self.metadata.outputs
             }
-        if isinstance(fixed, int):
+        if fixed is not None:
             size = fixed
-            given = np.pad(given, [(0, -count % fixed), *[(0, 0)] * len(image_shape)])
+            given = np.pad(given, [(0, -count % fixed), *[(0, 0)] * (given.ndim - 1)])
         elif self.largest_batch is not None:
             size = self.largest_batch
         parts = [self._compute(given[i : i + size]) for i in range(0, len(given), size)]

@@ -4,13 +4,15 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from capsnet.artifact import METADATA_KEY
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, DeviceError, first_line
-from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
+from capsnet.runtime.sessions.base import Arrays, Session, refuse_foreign
 from capsnet.runtime.sessions.onnx_check import check_onnx, onnx_metadata, onnx_operators
 from capsnet.runtime.sessions.onnx_sizes import check_sizes_of_onnx
 from capsnet.runtime.sessions.threads import usable_cpus
@@ -83,7 +85,7 @@ class OpenVinoSession(Session):
         """Operators of the file: OpenVINO merges them into nodes of its own."""
         return self._operators
 
-    def _compute(self, images: Images) -> Arrays:
+    def _compute(self, images: npt.NDArray[Any]) -> Arrays:
         try:
             if not hasattr(self._requests, "own"):  # a request serves one thread
                 self._requests.own = self._model.create_infer_request()

@@ -200,6 +200,7 @@ def test_metadata_is_complete_and_holds_nothing_else(tmp_path):
         "claims": [claim("routing of 1 iterations", 0)],
         "precision": "fp32",
         "inputs": [{"name": "image", "dtype": "float32", "shape": [2, 1, 12, 12]}],
+        "layout": "nchw",
         "outputs": [
             {"name": "lengths", "dtype": "float32", "shape": [2, 5]},
             {"name": "capsules", "dtype": "float32", "shape": [2, 5, 6]},
