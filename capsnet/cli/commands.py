@@ -3,6 +3,7 @@
 import click
 
 from capsnet.cli.bench import bench_command
+from capsnet.cli.deploy import deploy_command
 from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
 from capsnet.cli.inspect import inspect_command
@@ -24,6 +25,7 @@ for _command in (
     verify_command,
     inspect_command,
     predict_command,
+    deploy_command,
     bench_command,
     train_command,
     doctor_command,
