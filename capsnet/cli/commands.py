@@ -8,6 +8,7 @@ from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
 from capsnet.cli.inspect import inspect_command
 from capsnet.cli.predict import predict_command
+from capsnet.cli.serve import serve_command
 from capsnet.cli.train import train_command
 from capsnet.cli.verify import verify_command
 
@@ -25,6 +26,7 @@ for _command in (
     verify_command,
     inspect_command,
     predict_command,
+    serve_command,
     deploy_command,
     bench_command,
     train_command,
