@@ -39,8 +39,8 @@ except ImportError as error:
 
 __all__ = ["CapsNetModel", "serve"]
 
-_STILL_ACCEPTING = 2.0  # seconds after the signal, in which balancers learn that it is not ready
-_LAST_ANSWERS = 20.0  # seconds
+_QUIET = 20  # tenths of a second without a connection, in which balancers see that it is not ready
+_LONGEST = 20.0  # seconds after the signal
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
@@ -172,8 +172,8 @@ async def _serve(settings: Settings, model: ModelSettings) -> None:
 class _Departure:
     """The end of a server in an order that loses no request.
 
-    First every answer ends its connection, and the server says that it is not ready; then nobody
-    can connect any more; when the last connection has ended, the server stops.
+    Every answer ends its connection, and the server says that it is not ready; once nobody connects
+    any more, it stops. A socket that closes at once would reset who is about to be accepted.
 
     Args:
         server: it is running when a signal comes.
@@ -205,13 +205,12 @@ class _Departure:
 
     async def _leave(self) -> None:
         web = self._server._rest_server._server
-        await asyncio.sleep(_STILL_ACCEPTING)
-        for listening in web.servers:
-            listening.close()
+        quiet = 0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_ANSWERS):
-                while web.server_state.connections:
-                    await asyncio.sleep(0.05)
+            async with asyncio.timeout(_LONGEST):
+                while quiet < _QUIET:
+                    await asyncio.sleep(0.1)
+                    quiet = 0 if web.server_state.connections else quiet + 1
         await self._server.stop(signal.SIGTERM)
 
 
