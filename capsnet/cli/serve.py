@@ -27,7 +27,7 @@ __all__ = ["serve_command"]
 )
 @with_output
 def serve_command(
-    out: Output,  # noqa: ARG001 - as of every command
+    out: Output,
     artifact: Path,
     device: "Device",
     name: str | None,
@@ -40,5 +40,15 @@ def serve_command(
     answers the requests that are under way.
     """
     from capsnet.runtime.serving.server import serve
+    from capsnet.runtime.sessions.opening import open_session
 
-    serve(artifact, name or artifact.name.partition(".")[0], device, host, port)
+    name = name or artifact.name.partition(".")[0]
+    session = open_session(artifact, device, require_certificate=True)
+    served = {"model": name, "sha256": session.sha256, "device": session.device}
+    ports = {"http": port, "grpc": port + 1, "metrics": port + 2}
+    out.write_json({**served, "host": host, "ports": ports})
+    out.console.print(
+        f"serving {name} on {session.device}: http://{host}:{port}/v2/models/{name}/infer",
+        markup=False,
+    )
+    serve(session, name, host, port)

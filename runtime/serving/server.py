@@ -8,18 +8,15 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import TensorSpec
-from capsnet.device import Device
 from capsnet.errors import DataError, DeviceError, ResourceError, first_line
 from capsnet.runtime.serving.batches import Batches
 from capsnet.runtime.sessions.base import Session
-from capsnet.runtime.sessions.opening import open_session
 
 try:
     from fastapi import Request
@@ -28,7 +25,6 @@ try:
     from mlserver import MLModel, MLServer, ModelSettings, Settings
     from mlserver.codecs import NumpyCodec
     from mlserver.errors import InferenceError
-    from mlserver.settings import ModelParameters
     from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor
     from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
     from starlette.responses import Response
@@ -45,10 +41,10 @@ _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
 class CapsNetModel(MLModel):  # type: ignore[misc]
-    """An artifact as MLServer runs it; :func:`serve` opens its session before the server starts.
+    """An artifact as MLServer runs it.
 
     Attributes:
-        session: of the artifact.
+        session: of the artifact, opened before the server starts.
         loaded: called when the model is there.
     """
 
@@ -115,23 +111,19 @@ class CapsNetModel(MLModel):  # type: ignore[misc]
         return images
 
 
-def serve(
-    artifact: Path, name: str, device: Device = "auto", host: str = "127.0.0.1", port: int = 8080
-) -> None:
-    """Serve a proven artifact until SIGINT or SIGTERM; requests that are under way are answered.
+def serve(session: Session, name: str, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Serve an artifact until SIGINT or SIGTERM; requests that are under way are answered.
 
     Args:
-        artifact: the file, with its certificate beside it.
+        session: the artifact, opened with its certificate.
         name: of the model, as clients call it.
-        device: where to run.
         host: address to listen on.
         port: for HTTP; gRPC has the next one, metrics the one after.
 
     Raises:
-        ArtifactError, DeviceError, ResultError: as :func:`open_session` with its certificate.
         ResourceError: if a port is taken.
     """
-    CapsNetModel.session = open_session(artifact, device, require_certificate=True)
+    CapsNetModel.session = session
     for number in range(port, port + 3):
         _check_free(host, number)
     settings = Settings(
@@ -142,9 +134,7 @@ def serve(
         grpc_port=port + 1,
         metrics_port=port + 2,
     )
-    model = ModelSettings(
-        name=name, implementation=CapsNetModel, parameters=ModelParameters(uri=str(artifact))
-    )
+    model = ModelSettings(name=name, implementation=CapsNetModel)
     asyncio.run(_serve(settings, model))
 
 
