@@ -16,7 +16,7 @@ import numpy.typing as npt
 from capsnet.bundled import BUNDLED, checkpoint_file
 from capsnet.definitions import own_definitions, refuse_while_loading
 from capsnet.errors import ConfigError, ResultError
-from capsnet.formats import DEFAULT_OPSET, FORMATS
+from capsnet.formats import FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, prove
 from capsnet.networks import NetworkSource
 from capsnet.precision import PRECISIONS
@@ -138,8 +138,10 @@ def export_model(
     precision: str = "fp32",
     reconstruction: bool = False,
     batch: int | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     forms: Mapping[str, str] | None = None,
+    input_dtype: str = "float32",
+    layout: str = "nchw",
     images: Inputs | str | Path | None = None,
     labels: npt.ArrayLike | None = None,
     samples: int | None = 64,
@@ -161,8 +163,10 @@ def export_model(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         reconstruction: output the decoded image as well.
         batch: a fixed batch size, or None for any.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, such as ``{"routing": "votes"}``.
+        input_dtype: what the file takes: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255.
+        layout: of the images that it takes, ``"nchw"`` or ``"nhwc"``.
         images: to prove it on: float32 ``[n, channels, height, width]``, values 0..1, or a file or
             folder of images; None for the bundled MNIST test set. Of a network of your own, what
             its ``forward`` takes: an array, or arrays by name, or a file of them.
@@ -184,7 +188,15 @@ def export_model(
     name = _format_of(target) if format is None else format
     if name not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-    settings = ExportSettings(precision, reconstruction, batch, opset, forms or {})
+    settings = ExportSettings(
+        precision,
+        reconstruction,
+        batch,
+        opset,
+        forms or {},
+        input_dtype=input_dtype,
+        layout=layout,
+    )
     with tempfile.TemporaryDirectory() as folder:
         request = _request(
             model, images, labels, Path(folder),

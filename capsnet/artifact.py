@@ -12,7 +12,9 @@ from capsnet.errors import ArtifactError, printable
 
 __all__ = [
     "COUPLINGS",
+    "INPUT_DTYPES",
     "INPUT_NAME",
+    "LAYOUTS",
     "METADATA_KEY",
     "OUTPUT_NAMES",
     "SCHEMA_VERSION",
@@ -26,6 +28,10 @@ METADATA_KEY = "capsnet"
 
 SCHEMA_VERSION = 3
 """Of the documents that are written; earlier ones are read, too."""
+
+INPUT_DTYPES = ("float32", "uint8")
+LAYOUTS = ("nchw", "nhwc")
+"""How an artifact may take images; the first of each is what it takes unless it is asked for."""
 
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("lengths", "capsules", "reconstruction")
@@ -94,9 +100,10 @@ class ArtifactMetadata:
         versions: of the libraries that took part.
         checkpoint_sha256: of the checkpoint file whose weights it holds, if there was one.
         config: the network's configuration as JSON values (:class:`capsnet.config.CapsNetConfig`).
-        precision: of the weights and arithmetic inside; inputs and outputs are always float32.
+        precision: of the weights and arithmetic inside; outputs are always float32.
         forms: what the lowering chose, such as ``{"convolution": "winograd"}``.
-        inputs: what it takes.
+        inputs: what it takes; images of uint8 have values 0..255.
+        layout: of images: ``"nchw"`` or ``"nhwc"``.
         outputs: what it gives, in order.
         decision: the output ``[batch, classes]`` whose largest value names the class; None where
             nothing is classified.
@@ -117,6 +124,7 @@ class ArtifactMetadata:
     precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    layout: str = "nchw"
     forms: Mapping[str, str] = field(default_factory=dict)
     decision: str | None = "lengths"
     claims: tuple[Claim, ...] = ()
@@ -129,7 +137,8 @@ class ArtifactMetadata:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one input image: channels, height, width."""
-        return tuple(int(size) for size in self.inputs[0].shape[1:])
+        sizes = [int(size) for size in self.inputs[0].shape[1:]]
+        return (sizes[-1], *sizes[:-1]) if self.layout == "nhwc" else tuple(sizes)
 
     @property
     def is_own(self) -> bool:
@@ -203,11 +212,20 @@ class ArtifactMetadata:
                 f"the metadata names the inputs and outputs {', '.join(names) or '(none)'}, "
                 "expected at least one of each, all different; export again"
             )
+        allowed = dict.fromkeys((spec.name for spec in self.inputs), INPUT_DTYPES)
         if any(
-            len(spec.shape) < 1 or spec.dtype != "float32" for spec in (*self.inputs, *self.outputs)
+            len(spec.shape) < 1 or spec.dtype not in allowed.get(spec.name, ("float32",))
+            for spec in (*self.inputs, *self.outputs)
         ):
             raise ArtifactError(
                 "the metadata names an input or output that is not float32 with a batch axis; "
+                "export again"
+            )
+        if self.layout not in LAYOUTS or (
+            self.layout != "nchw" and [len(spec.shape) for spec in self.inputs] != [4]
+        ):
+            raise ArtifactError(
+                f"the metadata gives the layout {self.layout!r} to inputs that it does not fit; "
                 "export again"
             )
         for spec in (*self.inputs, *self.outputs):

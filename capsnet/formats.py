@@ -6,13 +6,11 @@ from typing import Any
 
 from capsnet.definitions import deferred
 
-__all__ = ["DEFAULT_OPSET", "FORMATS", "OPSETS", "Format"]
+__all__ = ["FORMATS", "OPSETS", "Format"]
 
-OPSETS = range(18, 24)
-"""ONNX operator sets that can be asked for: from the exporter's native one to the newest tested."""
-
-DEFAULT_OPSET = 18
-"""The oldest of them: the artifact runs on the most runtimes, and needs nothing newer."""
+OPSETS = range(17, 24)
+"""ONNX operator sets that can be asked for. Where none is, an export takes the oldest that the
+network and its precision allow: the artifact runs on the most runtimes."""
 
 
 @dataclass(frozen=True)

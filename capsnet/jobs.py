@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.about import About, about_of
+from capsnet.artifact import INPUT_DTYPES, LAYOUTS
 from capsnet.data.names import check_names
 from capsnet.data.options import ImageOptions
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, OutputError
 from capsnet.files import StagedFile, check_writable, clash, file_sha256, read_file
-from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
+from capsnet.formats import FORMATS, OPSETS
 from capsnet.forms import check_forms
 from capsnet.networks import NetworkSource
 from capsnet.precision import find_precision
@@ -61,9 +62,11 @@ class ExportSettings:
         precision: of weights and arithmetic, a row of :mod:`capsnet.precision`.
         reconstruction: whether the artifact decodes images as well.
         batch: a fixed batch size, or None for any.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None for the oldest that fits.
         forms: forms to lower to where there is a choice, see :mod:`capsnet.forms`.
         class_names: of the classes, in place of those of the checkpoint; empty keeps them.
+        input_dtype: of images: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255.
+        layout: of images, ``"nchw"`` or ``"nhwc"``.
 
     Raises:
         ConfigError: if a value is none of those that there are.
@@ -72,17 +75,25 @@ class ExportSettings:
     precision: str = "fp32"
     reconstruction: bool = False
     batch: int | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     forms: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    input_dtype: str = INPUT_DTYPES[0]
+    layout: str = LAYOUTS[0]
 
     def __post_init__(self) -> None:
         find_precision(self.precision)
         check_forms(self.forms)
-        if self.opset not in OPSETS:
+        if self.opset is not None and self.opset not in OPSETS:
             raise ConfigError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {self.opset!r}")
         if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
             raise ConfigError(f"batch must be a positive integer, or None, got {self.batch!r}")
+        if self.input_dtype not in INPUT_DTYPES:
+            raise ConfigError(
+                f"the input must be {' or '.join(INPUT_DTYPES)}, got {self.input_dtype!r}"
+            )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout must be {' or '.join(LAYOUTS)}, got {self.layout!r}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,7 @@ def _write(
 ) -> Iterator[tuple[str, ArtifactFile]]:
     """Write every format to its staged file."""
     from capsnet.export.options import ExportOptions
+    from capsnet.model import CapsNet
     from capsnet.runtime.proof.networks import read_network
 
     network, digest = read_network(request)
@@ -213,9 +225,22 @@ def _write(
             f"{settings.precision} is not calibrated: leave the calibration images out, or choose "
             "another precision"
         )
+    usual = (settings.input_dtype, settings.layout) == (INPUT_DTYPES[0], LAYOUTS[0])
+    if not usual and not isinstance(network, CapsNet):
+        raise ConfigError(
+            "a network of your own takes what its forward takes: leave the type and the layout of "
+            "the input out"
+        )
     lowered = _lowered(network, settings.precision, settings.forms, settings.reconstruction)
-    about = _about(network, settings.class_names)
-    options = ExportOptions(settings.batch, settings.opset, digest, images, about)
+    options = ExportOptions(
+        settings.batch,
+        settings.opset,
+        digest,
+        images,
+        _about(network, settings.class_names),
+        settings.input_dtype,
+        settings.layout,
+    )
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
         metadata = FORMATS[name].export(lowered, file.path, options)
@@ -371,6 +396,7 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     from capsnet.model import CapsNet
     from capsnet.runtime.proof.locate import locate, onnx_stages
     from capsnet.runtime.proof.networks import network_and_images
+    from capsnet.runtime.sessions.images import as_input, from_bytes, to_bytes
     from capsnet.runtime.sessions.opening import open_session
     from capsnet.stages import record_stages
 
@@ -382,11 +408,14 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     count = metadata.fixed_batch or _LOCATED_ON
     network, _, given = network_and_images(dataclasses.replace(request, samples=max(count, 2)))
     images = given.images[np.arange(count) % len(given.images)]
+    if metadata.inputs[0].dtype == "uint8":
+        images = from_bytes(to_bytes(images))
     reconstruction = "reconstruction" in {spec.name for spec in metadata.outputs}
     decodes = reconstruction and isinstance(network, CapsNet)
     lowered = _lowered(network, metadata.precision, metadata.forms, decodes)
     if session.format == "onnx":
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, images).items()}
+        rows = images if metadata.is_own else as_input(images, metadata, "the artifact")
+        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, rows).items()}
     else:
         found = record_stages(lowered, *map(torch.from_numpy, named(images).values()))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}

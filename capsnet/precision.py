@@ -65,6 +65,8 @@ class Precision:
         finish: turns the exported ONNX graph into this precision, given calibration images or
             None; None where there is nothing left to do.
         calibrated: whether an export needs images to calibrate it with.
+        opset: ONNX operator set to write where none is asked for; None for the oldest that the
+            network allows.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Precision:
     convert: Callable[[Any], Any] = _unchanged
     finish: Callable[[Any, Any], Any] | None = None
     calibrated: bool = False
+    opset: int | None = None
 
 
 _QUANTISED = ("QuantizeLinear", "QLinearConv")
@@ -111,6 +114,7 @@ PRECISIONS: dict[str, Precision] = {
             formats=("onnx",),
             finish=deferred("capsnet.export.precision.int8:quantise"),
             calibrated=True,
+            opset=19,  # since which ONNX itself, and not onnxruntime alone, says what these do
         ),
     )
 }

@@ -11,7 +11,7 @@ from typing import Literal
 
 from capsnet.device import why_torch_has_no_cuda
 from capsnet.errors import counted, first_line
-from capsnet.formats import DEFAULT_OPSET, OPSETS
+from capsnet.formats import OPSETS
 from capsnet.runtime.sessions.cuda import (
     CPU,
     CUDA,
@@ -219,8 +219,8 @@ def _product() -> bytes:
     values = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in "abc"]
     node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
     graph = onnx.helper.make_graph([node], "self-test", values[:2], values[2:])
-    opset = onnx.helper.make_opsetid("", DEFAULT_OPSET)
-    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[opset])
+    opset = onnx.helper.make_opsetid("", OPSETS[0])
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[opset])
     content: bytes = model.SerializeToString()
     return content
 

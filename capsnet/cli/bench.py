@@ -76,7 +76,9 @@ class _Asked:
         if self.calibrate is not None and not self.calibrated:
             raise click.UsageError(f"--calibrate goes with --precision {CALIBRATED}")
         first = known[0]  # what the others are compared with
-        chosen = [row for row in known if row.name in self.names or not self.names or row is first]
+        default = [row for row in known if not row.on_request]
+        chosen = [row for row in known if row.name in self.names or row is first]
+        chosen = chosen if self.names else default
         return [*chosen, *map(in_precision, dict.fromkeys(self.precisions))]
 
 

@@ -79,6 +79,7 @@ class BuiltIn:
         opened_as: the class of the candidate, called with name, path and baseline.
         recipe: what its file is exported as; None where the candidate opens the checkpoint.
         baseline: whether ratios to it are shown.
+        on_request: whether it is timed only where it is named: it needs an extra.
     """
 
     name: str
@@ -86,6 +87,7 @@ class BuiltIn:
     opened_as: Callable[..., "Candidate"]
     recipe: Recipe | None = None
     baseline: bool = False
+    on_request: bool = False
 
     def make(
         self,
@@ -146,6 +148,8 @@ def _step(encoder: str) -> Callable[..., Any]:
     return lambda name, path, baseline: step(name, path, encoder, baseline=baseline)
 
 
+_in_openvino = functools.partial(_kind("Artifact"), runtime="openvino")
+
 _NAIVE = Recipe("onnx", as_written=True)
 _VOTES = Recipe("onnx", forms={"routing": "votes"})
 _DIRECT = Recipe("onnx", forms={"convolution": "direct"})
@@ -160,6 +164,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         BuiltIn("onnx-votes", ("encoder", "routing"), _kind("Artifact"), _VOTES),
         BuiltIn("onnx-direct", ("encoder",), _kind("Artifact"), _DIRECT),
         BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Recipe("onnx")),
+        BuiltIn("onnx-openvino", ("encoder",), _in_openvino, Recipe("onnx"), on_request=True),
         BuiltIn("literal", ("training",), _step("literal"), baseline=True),
         BuiltIn("trainer", ("training",), _step("trainer")),
         *_resident("eager", "Eager"),

@@ -4,11 +4,13 @@ import click
 
 from capsnet.cli.bench import bench_command
 from capsnet.cli.config import config_command
+from capsnet.cli.deploy import deploy_command
 from capsnet.cli.doctor import doctor_command
 from capsnet.cli.export import export_command
 from capsnet.cli.import_ import import_command
 from capsnet.cli.inspect import inspect_command
 from capsnet.cli.predict import predict_command
+from capsnet.cli.serve import serve_command
 from capsnet.cli.show import show_command
 from capsnet.cli.train import train_command
 from capsnet.cli.verify import verify_command
@@ -27,6 +29,8 @@ for _command in (
     verify_command,
     inspect_command,
     predict_command,
+    serve_command,
+    deploy_command,
     bench_command,
     show_command,
     train_command,

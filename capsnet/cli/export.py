@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capsnet.artifact import INPUT_DTYPES, LAYOUTS
 from capsnet.cli.options import (
     CALIBRATED,
     JUDGING,
@@ -29,7 +30,7 @@ from capsnet.cli.verify import (
     raise_unless_passed,
     write_page,
 )
-from capsnet.formats import DEFAULT_OPSET, FORMATS, OPSETS
+from capsnet.formats import FORMATS, OPSETS
 from capsnet.forms import FORMS
 from capsnet.precision import PRECISIONS
 
@@ -86,9 +87,22 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
-    default=DEFAULT_OPSET,
+    help="ONNX operator set.  [default: the oldest that the network and the precision allow]",
+)
+@click.option(
+    "--input",
+    "input_dtype",
+    type=click.Choice(INPUT_DTYPES),
+    default=INPUT_DTYPES[0],
     show_default=True,
-    help="ONNX operator set.",
+    help="What the file takes: values 0..1, or bytes 0..255 (of --format onnx).",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default=LAYOUTS[0],
+    show_default=True,
+    help="Axes of the images that the file takes (nhwc: of --format onnx).",
 )
 @click.option("--reconstruction", is_flag=True, help="Output the decoded image as well.")
 @_form_options
@@ -97,7 +111,7 @@ def _form_options(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Choice(list(PRECISIONS)),
     default=next(iter(PRECISIONS)),
     show_default=True,
-    help=f"Of weights and convolutions; inputs and outputs are always float32. {_LIMITED}.",
+    help=f"Of weights and convolutions; outputs are always float32. {_LIMITED}.",
 )
 @calibrate_option
 @classes_option
@@ -113,7 +127,9 @@ def export_command(
     formats: tuple[str, ...],
     output: Path | None,
     batch: int | None,
-    opset: int,
+    opset: int | None,
+    input_dtype: str,
+    layout: str,
     reconstruction: bool,
     precision: str,
     calibrate: Path | None,
@@ -135,7 +151,9 @@ def export_command(
     if not verified:
         _refuse_judging(request)
     names = () if classes is None else read_names(classes)
-    settings = ExportSettings(precision, reconstruction, batch, opset, chosen, names)
+    settings = ExportSettings(
+        precision, reconstruction, batch, opset, chosen, names, input_dtype, layout
+    )
     targets = _targets(formats, output)
     out.reserve(written_files(targets), request.network.files)
     with out.console.status("starting") as status:
@@ -180,6 +198,8 @@ def _refuse_contradictions(formats: tuple[str, ...], precision: str, forms: dict
     if "--opset" in given and not any(FORMATS[name].has_opset for name in formats):
         having = ", ".join(name for name, row in FORMATS.items() if row.has_opset)
         raise click.UsageError(f"--opset goes with --format {having}")
+    if {"--input", "--layout"} & given and set(formats) != {"onnx"}:
+        raise click.UsageError("--input and --layout go with --format onnx alone")
 
 
 def _refuse_judging(request: "Request") -> None:

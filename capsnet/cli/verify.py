@@ -1,5 +1,6 @@
 """``capsnet verify``: prove an artifact again, and say where it goes wrong."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ __all__ = [
 @judging
 @click.option("--locate", is_flag=True, help="When it fails, find the first stage that is wrong.")
 @strict_option
+@click.option("--runtime", type=click.Choice(["openvino"]), help="Run it in that.")
 @click.option("--in-process", is_flag=True, help="Verify in this process, for debugging.")
 @with_output
 def verify_command(
@@ -47,6 +49,7 @@ def verify_command(
     artifact: Path,
     request: "Request",
     locate: bool,
+    runtime: str | None,
     in_process: bool,
     strict: bool,
     page: Path | None,
@@ -66,6 +69,7 @@ def verify_command(
     out.reserve({"the certificate": certificate}, request.network.files)
     artifact_format(artifact)  # what cannot be read or written is an error now, not after the work
     check_writable(certificate)
+    request = dataclasses.replace(request, runtime=runtime)
     with out.console.status(f"verifying {artifact.name}"):
         proof = prove(artifact, request, in_process=in_process)
     found = proof.certificate

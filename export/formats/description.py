@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from capsnet.artifact import ArtifactMetadata
+from capsnet.artifact import ArtifactMetadata, TensorSpec
 from capsnet.errors import ConfigError
 from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import ExportOptions
@@ -45,6 +45,8 @@ def describe(
         ir_version: version of the ONNX representation.
     """
     inputs, outputs = lowered.interface("batch" if options.batch is None else options.batch)
+    if (options.input_dtype, options.layout) != ("float32", "nchw"):
+        inputs = (_as_served(inputs, options),)
     return ArtifactMetadata(
         toolkit_version=importlib.metadata.version("capsnet-export"),
         exporter=exporter,
@@ -54,6 +56,7 @@ def describe(
         precision=lowered.precision.name,
         forms=lowered.forms,
         inputs=inputs,
+        layout=options.layout,
         outputs=outputs,
         decision=lowered.decision,
         claims=lowered.claims,
@@ -62,3 +65,15 @@ def describe(
         class_names=options.about.class_names,
         training_inputs=options.about.training_inputs,
     )
+
+
+def _as_served(inputs: tuple[TensorSpec, ...], options: ExportOptions) -> TensorSpec:
+    """The one input, of the type and layout that were asked for."""
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].dtype != "float32":
+        raise ConfigError(
+            "another type or layout of the input goes with networks that take one batch of images: "
+            "leave it out"
+        )
+    batch, channels, *sizes = inputs[0].shape
+    shape = (batch, channels, *sizes) if options.layout == "nchw" else (batch, *sizes, channels)
+    return TensorSpec(inputs[0].name, options.input_dtype, shape)

@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata, TensorSpec
 from capsnet.errors import ConfigError, ExportError, first_line, raise_interruption
 from capsnet.export.formats.description import describe, require_format
+from capsnet.export.formats.onnx_inputs import convert_input
+from capsnet.export.formats.onnx_versions import (
+    NATIVE_OPSET,
+    drop_needless_allowzero,
+    lower_ir_version,
+    to_opset_17,
+)
 from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import TRACE_BATCH, ExportOptions
 from capsnet.formats import OPSETS
@@ -68,16 +75,23 @@ def to_onnx(
     stages = tuple(record_stages(lowered, *example))
     inputs = dict(zip(lowered.input_shapes, example, strict=True))
     dynamic = options.batch is None
-    model = _capture(_Stages(lowered), inputs, stages, dynamic=dynamic, opset=options.opset)
+    asked = options.opset or precision.opset
+    opset = max(asked or NATIVE_OPSET, NATIVE_OPSET)
+    model = _capture(_Stages(lowered), inputs, stages, dynamic=dynamic, opset=opset)
     _keep_only_computation(model, lowered.output_names)
+    drop_needless_allowzero(model.graph)
+    if asked in (None, 17):
+        opset = 17 if to_opset_17(model) else asked or NATIVE_OPSET
     _name_nodes_by_stage(model.graph, stages)
     if precision.finish is not None:
         model = precision.finish(model, calibration)
-    if model.opset_import[0].version != options.opset:
+    convert_input(model.graph, options.input_dtype, options.layout)
+    if model.opset_import[0].version != opset:
         raise ExportError(
-            f"torch.onnx wrote opset {model.opset_import[0].version}, not {options.opset}: ask for "
-            f"one of {OPSETS[0]} to {OPSETS[-1]}"
+            f"this network was written in opset {model.opset_import[0].version}, not {opset}: ask "
+            f"for another one of {OPSETS[0]} to {OPSETS[-1]}, or for none"
         )
+    lower_ir_version(model)
     metadata = describe(
         lowered,
         options,

@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from capsnet.artifact import METADATA_KEY, ArtifactMetadata
-from capsnet.errors import CapsNetError, ExportError, first_line, raise_interruption
+from capsnet.errors import (
+    CapsNetError,
+    ConfigError,
+    ExportError,
+    first_line,
+    raise_interruption,
+)
 from capsnet.export.formats.description import describe, require_format
 from capsnet.export.lower import LoweredNetwork
 from capsnet.export.options import TRACE_BATCH, ExportOptions
@@ -41,10 +47,16 @@ def write_torch_artifact(
         The metadata that was written.
 
     Raises:
-        ConfigError: if the format does not have the network's precision.
+        ConfigError: if the format does not have the network's precision, or another input than the
+            usual one is asked for.
         ExportError: if torch cannot capture the network.
     """
     require_format(lowered, name)
+    if (options.input_dtype, options.layout) != ("float32", "nchw"):
+        raise ConfigError(
+            f"{name} takes float32 images in the layout nchw alone: leave the type and the layout "
+            "of the input out, or export to onnx"
+        )
     metadata = describe(lowered, options, exporter=exporter, libraries=("torch",))
     example = lowered.example(options.batch or TRACE_BATCH)
     try:

@@ -136,12 +136,18 @@ class Candidate(ABC):
 
 @dataclass(frozen=True)
 class Artifact(Candidate, kind="artifact"):
-    """An artifact of any format, as ``open_session`` opens it."""
+    """An artifact of any format, as ``open_session`` opens it.
+
+    Attributes:
+        runtime: another one than the format's own.
+    """
+
+    runtime: str | None = field(default=None, kw_only=True)
 
     def open(self, device: Device, threads: int) -> Opened:
         from capsnet.runtime.sessions.opening import open_session
 
-        session = open_session(self.path, device, threads=threads)
+        session = open_session(self.path, device, threads=threads, runtime=self.runtime)
         return Opened(session.run, session.device, session.metadata)
 
 

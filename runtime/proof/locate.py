@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import onnx
 import torch
 
 from capsnet.artifact import OUTPUT_NAMES
-from capsnet.data.batch import Rows, named
+from capsnet.data.batch import Batch, Rows, named
 from capsnet.errors import ArtifactError, first_line
 from capsnet.model import CapsNet
 from capsnet.own import OwnNetwork
@@ -80,13 +81,12 @@ def locate(
     return tuple(stages)
 
 
-def onnx_stages(content: bytes, images: Rows) -> Arrays:
+def onnx_stages(content: bytes, images: npt.NDArray[Any] | Batch) -> Arrays:
     """Read the stages of an ONNX artifact: tensors inside its graph, which keep their names.
 
     Args:
         content: of the artifact, which was checked.
-        images: float32 ``[batch, channels, height, width]``, or the rows of other inputs, a batch
-            that it accepts.
+        images: a batch of the type and shape that it takes, or the rows of several inputs.
 
     Returns:
         Every stage that is in the graph, by name, laid out as the artifact lays it out.

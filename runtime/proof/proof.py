@@ -11,12 +11,12 @@ import torch
 from capsnet.config import CapsNetConfig
 from capsnet.errors import ResultError
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
-from capsnet.runtime.proof.collect import LARGE_BATCH, SAMPLE, collect
+from capsnet.runtime.proof.collect import LARGE_BATCH, SAMPLE, Reference, collect
 from capsnet.runtime.proof.details import details_of
 from capsnet.runtime.proof.hard_inputs import HardInputs
 from capsnet.runtime.proof.judge import judge
 from capsnet.runtime.proof.networks import network_and_images
-from capsnet.runtime.proof.reference import EagerModel
+from capsnet.runtime.proof.reference import EagerModel, OnBytes
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import (
     ArtifactFile,
@@ -89,13 +89,19 @@ class Prover:
     def prove(self, artifact: Path) -> Proof:
         """Compare an artifact with its reference; see :func:`prove`."""
         request = self._request
-        session = open_session(artifact, request.device)
+        session = open_session(artifact, request.device, runtime=request.runtime)
         # Others may run the file without this session: its large batches are proven undivided.
         session.largest_batch = LARGE_BATCH
         self._check_origin(artifact, session)
-        collected = collect(self._golden, self._baseline, session, self._images)
+        golden: Reference = self._golden
+        baseline: Reference = self._baseline
+        suite = self._hard_inputs
+        if session.metadata.inputs[0].dtype == "uint8":
+            golden, baseline = OnBytes(self._golden), OnBytes(self._baseline)
+            suite = HardInputs(golden, baseline, self._images, self._golden.decision)
+        collected = collect(golden, baseline, session, self._images)
         parity = judge(collected, session.metadata, self._labels, request.tolerance)
-        hard = self._hard_inputs.check(session)
+        hard = suite.check(session)
         details = None
         if request.details:
             details = details_of(collected, session.metadata, self._images, self._labels)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,10 @@ from capsnet.model import CapsNet
 from capsnet.own import OwnNetwork
 from capsnet.runtime.proof.reordered import Reordered
 from capsnet.runtime.proof.unfolded import UnfoldedConvolutions
+from capsnet.runtime.sessions.images import from_bytes, to_bytes
 from capsnet.vetting import default_dtype
 
-__all__ = ["EagerModel"]
+__all__ = ["EagerModel", "OnBytes"]
 
 _CHUNK = 16  # images at once: bounds the memory of the votes, which more would only page in and out
 
@@ -125,6 +127,27 @@ def _digest(images: Rows) -> bytes:
         digest.update(f"{name} {rows.shape}".encode())
         digest.update(np.ascontiguousarray(rows).data)
     return digest.digest()
+
+
+class OnBytes:
+    """A reference of artifacts that take bytes: each value of an image becomes the nearest byte.
+
+    Args:
+        reference: what then computes on the bytes, as values 0..1.
+    """
+
+    def __init__(self, reference: EagerModel) -> None:
+        self._reference = reference
+        self.decision = reference.decision
+
+    def run(
+        self,
+        images: Any,
+        outputs: tuple[str, ...] | None = None,
+        order: int = 0,
+    ) -> _Outputs:
+        """As :meth:`EagerModel.run`."""
+        return self._reference.run(from_bytes(to_bytes(images)), outputs, order)
 
 
 def _convolutions(model: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d] | None:

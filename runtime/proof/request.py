@@ -30,6 +30,7 @@ class Request:
         labels: a ``.npy`` file of integers ``[n]``, the true class of each of the images; None
             where they are not known, or lie beside IDX images.
         reading: how the images are read.
+        runtime: see :func:`capsnet.runtime.sessions.opening.open_session`.
     """
 
     network: NetworkSource
@@ -40,3 +41,4 @@ class Request:
     details: bool = False
     labels: Path | None = None
     reading: ImageOptions = ImageOptions()
+    runtime: str | None = None

@@ -231,7 +231,7 @@ class Certificate:
         artifact: the file.
         checkpoint_sha256: of the checkpoint that it was compared with.
         images: that it was compared on.
-        device: where it ran, ``"cpu"`` or ``"cuda"``.
+        device: where it ran, as the session says it.
         device_reason: why there.
         providers: how many of its nodes each execution provider ran.
         environment: versions of what the numbers may depend on.

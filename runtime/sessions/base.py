@@ -5,15 +5,16 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from capsnet.artifact import INPUT_NAME, ArtifactMetadata
+from capsnet.artifact import ArtifactMetadata
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, ConfigError, DataError
 from capsnet.precision import find_precision
-from capsnet.runtime.sessions.images import Images, as_images, require_unit_range
+from capsnet.runtime.sessions.images import Images, as_images, as_input
 
 __all__ = ["Arrays", "Device", "Images", "Session", "refuse_foreign"]
 
@@ -35,7 +36,8 @@ class Session(ABC):
 
     Attributes:
         format: the name of its row in :data:`capsnet.formats.FORMATS`.
-        device: where it really runs, ``"cpu"`` or ``"cuda"``.
+        device: where it really runs, ``"cpu"`` or ``"cuda"``, or in what other runtime than its
+            format's own.
         device_reason: why there.
         metadata: what the artifact says about itself.
         largest_batch: images that are computed at once; more run in parts. None for no limit.
@@ -67,7 +69,7 @@ class Session(ABC):
         """How often each operator occurs in the graph."""
 
     @abstractmethod
-    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
+    def _compute(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Run the graph once on a batch that it accepts, of every input by name."""
 
     def run(
@@ -80,10 +82,11 @@ class Session(ABC):
         of 32: what lies between the layers stays in the caches, and memory stays bounded.
 
         Args:
-            images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that
-                without doubt (see :func:`capsnet.runtime.sessions.images.as_images`); ``batch`` may
-                be 0. Of a network of the user's own, what its ``metadata.inputs`` name, by name
-                where there are several.
+            images: float32 ``[batch, channels, height, width]``, values 0..1, whatever the file
+                itself takes, or what becomes that without doubt (see
+                :func:`capsnet.runtime.sessions.images.as_input`); ``batch`` may be 0. Of a network
+                of the user's own, what its ``metadata.inputs`` name, by name where there are
+                several.
             any_range: take images with values outside 0..1, too, NaN and infinity included.
 
         Returns:
@@ -96,10 +99,8 @@ class Session(ABC):
         """
         self._check_process()
         fixed = self.metadata.fixed_batch
-        given = self._inputs(images)
+        given = self._inputs(images, any_range)
         count = size = len(next(iter(given.values())))
-        if not any_range and not self.metadata.is_own:
-            require_unit_range(given[INPUT_NAME])
         if count == 0:
             return {
                 spec.name: np.empty((0, *(int(n) for n in spec.shape[1:])), np.float32)
@@ -121,7 +122,9 @@ class Session(ABC):
             return {name: values[:count] for name, values in parts[0].items()}
         return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
-    def _inputs(self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Mapping[str, Images]:
+    def _inputs(
+        self, images: npt.ArrayLike | Mapping[str, npt.ArrayLike], any_range: bool
+    ) -> Mapping[str, npt.NDArray[Any]]:
         """What the graph takes, by name."""
         specs = self.metadata.inputs
         if not isinstance(images, Mapping):
@@ -132,6 +135,9 @@ class Session(ABC):
         elif set(images) != {spec.name for spec in specs}:
             names = ", ".join(spec.name for spec in specs)
             raise DataError(f"the inputs are {', '.join(images)}, the artifact takes {names}")
+        if not self.metadata.is_own:
+            [(name, rows)] = images.items()
+            return {name: as_input(rows, self.metadata, "the artifact", any_range=any_range)}
         given = {
             spec.name: as_images(images[spec.name], ("batch", *spec.shape[1:]), "the artifact")
             for spec in specs

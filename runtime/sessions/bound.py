@@ -7,7 +7,7 @@ import onnxruntime
 from capsnet.artifact import ArtifactMetadata
 from capsnet.errors import ArtifactError, DataError, first_line
 from capsnet.runtime.sessions.base import Arrays
-from capsnet.runtime.sessions.images import as_images
+from capsnet.runtime.sessions.images import as_input
 
 __all__ = ["GRAPH", "NO_GRAPH", "BoundBatch"]
 
@@ -55,13 +55,13 @@ class BoundBatch:
         self._session = session
         self._binding = session.io_binding()
         [given] = metadata.inputs
-        self._shape = (batch, *(int(size) for size in given.shape[1:]))
+        self._metadata, self._batch = metadata, batch
         self._values: dict[str, onnxruntime.OrtValue] = {}
         for spec in (given, *metadata.outputs):
             shape = [batch, *(int(size) for size in spec.shape[1:])]
             try:
                 value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                    shape, np.float32, device, 0
+                    shape, np.dtype(spec.dtype), device, 0
                 )
             except Exception as error:  # onnxruntime's own errors have many kinds
                 raise ArtifactError(
@@ -87,7 +87,7 @@ class BoundBatch:
         Raises:
             DataError: if they are no floats, or of another shape.
         """
-        given = as_images(images, self._shape, "what is bound")
+        given = as_input(images, self._metadata, "what is bound", self._batch)
         self._input.update_inplace(np.ascontiguousarray(given))
 
     def run(self) -> None:
@@ -101,7 +101,7 @@ class BoundBatch:
             self._binding.synchronize_outputs()
         except Exception as error:  # onnxruntime's own errors have many kinds
             raise ArtifactError(
-                f"onnxruntime failed on a bound batch of {self._shape[0]}: {first_line(error)}"
+                f"onnxruntime failed on a bound batch of {self._batch}: {first_line(error)}"
             ) from error
 
     def read(self) -> Arrays:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.artifact import ArtifactMetadata
 from capsnet.data.arrays import range_advice
 from capsnet.errors import DataError, first_line
 
-__all__ = ["Images", "as_images", "require_unit_range"]
+__all__ = ["Images", "as_images", "as_input", "from_bytes", "to_bytes"]
 
 Images = npt.NDArray[np.float32]
 
@@ -60,7 +61,7 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
         raise DataError(f"{found} with values beyond float32, {expected}: scale them") from error
 
 
-def require_unit_range(images: Images) -> None:
+def _require_unit_range(images: Images) -> None:
     """Raise DataError, with the likely cause, where values lie outside 0..1.
 
     What rounding adds to 1 is allowed.
@@ -75,6 +76,64 @@ def require_unit_range(images: Images) -> None:
     else:
         advice = "repair them; any_range=True takes them as they are"
     raise DataError(f"the images have values from {low:g} to {high:g}, expected 0..1: {advice}")
+
+
+def as_input(
+    images: npt.ArrayLike,
+    metadata: ArtifactMetadata,
+    taker: str,
+    batch: int | str = "batch",
+    any_range: bool = True,
+) -> npt.NDArray[Any]:
+    """Images as an artifact's graph takes them.
+
+    Args:
+        images: float32 ``[batch, channels, height, width]``, values 0..1, or what becomes that, see
+            :func:`as_images`; of an artifact that takes bytes also those, uint8 in its own layout.
+        metadata: of the artifact.
+        taker: what takes them, for the message.
+        batch: how many there must be; a word stands for any number.
+        any_range: whether values may lie outside 0..1; what becomes bytes is clipped.
+
+    Raises:
+        DataError: if they are something else, or not finite where they become bytes.
+    """
+    spec = metadata.inputs[0]
+    if spec.dtype == "uint8" and getattr(images, "dtype", None) == np.uint8:
+        pixels: npt.NDArray[Any] = np.asarray(images)
+        if pixels.shape[1:] != spec.shape[1:] or batch not in ("batch", len(pixels)):
+            expected = ", ".join(map(str, (batch, *spec.shape[1:])))
+            raise DataError(
+                f"the images are uint8 {list(pixels.shape)}, {taker} takes uint8 [{expected}]: "
+                "give images of this shape"
+            )
+        return pixels
+    given: npt.NDArray[Any] = as_images(images, (batch, *metadata.image_shape), taker)
+    if not any_range:
+        _require_unit_range(given)
+    if spec.dtype == "uint8":
+        given = to_bytes(given)
+    if metadata.layout == "nhwc":
+        given = np.ascontiguousarray(given.transpose(0, 2, 3, 1))
+    return given
+
+
+def to_bytes(images: Images) -> npt.NDArray[np.uint8]:
+    """Values 0..1 as the nearest of the bytes 0..255; what lies outside becomes black or white.
+
+    Raises:
+        DataError: if a value is not finite.
+    """
+    if not np.isfinite(images).all():
+        raise DataError("the images hold values that are not finite, expected 0..1: fill them")
+    pixels: npt.NDArray[np.uint8] = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return pixels
+
+
+def from_bytes(pixels: npt.NDArray[np.uint8]) -> Images:
+    """Bytes 0..255 as values 0..1."""
+    images: Images = pixels.astype(np.float32) / np.float32(255)
+    return images
 
 
 def _as_array(images: npt.ArrayLike) -> npt.NDArray[Any]:

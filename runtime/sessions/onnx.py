@@ -4,7 +4,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as status
 
@@ -12,7 +14,7 @@ from capsnet.artifact import METADATA_KEY, TensorSpec
 from capsnet.device import Choice, Device, choose_device
 from capsnet.errors import ArtifactError, DeviceError, first_line
 from capsnet.runtime.sessions import cuda
-from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
+from capsnet.runtime.sessions.base import Arrays, Session, refuse_foreign
 from capsnet.runtime.sessions.bound import GRAPH, NO_GRAPH, BoundBatch
 from capsnet.runtime.sessions.cuda import CPU, CUDA
 from capsnet.runtime.sessions.onnx_check import check_onnx
@@ -164,7 +166,7 @@ class OrtSession(Session):
         graph = None if self._graphs is None else next(self._graphs)
         return BoundBatch(self._session, self.metadata, batch, self.device, graph)
 
-    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
+    def _compute(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         names = [spec.name for spec in self.metadata.outputs]
         try:
             values = self._session.run(names, inputs, self._run_options)
@@ -179,7 +181,9 @@ class OrtSession(Session):
         """Raise ArtifactError where the graph contradicts the metadata."""
 
         def spec(value: onnxruntime.NodeArg) -> TensorSpec:
-            dtype = {"tensor(float)": "float32"}.get(value.type, value.type)
+            dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(
+                value.type, value.type
+            )
             return TensorSpec(value.name, dtype, tuple(value.shape))
 
         for side, found, expected in (

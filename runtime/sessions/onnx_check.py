@@ -5,16 +5,19 @@ nodes, no functions. How large its tensors are: see :mod:`capsnet.runtime.sessio
 """
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from capsnet.errors import ArtifactError
 from capsnet.runtime.sessions.allowed import ONNX, ONNX_DOMAINS, check_operators, check_sizes
 from capsnet.runtime.sessions.protobuf import BYTES, fields, integers
 
-__all__ = ["check_onnx"]
+__all__ = ["check_onnx", "onnx_metadata", "onnx_operators"]
 
 # Numbers of fields in onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_OTHERS = 7, 8, {20: "training", 25: "functions"}
+_MODEL_METADATA, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
 _GRAPH_NODES, _GRAPH_WEIGHTS, _GRAPH_SPARSE = 1, 5, 15
 _NODE_INPUTS, _NODE_OUTPUTS, _NODE_OPERATOR, _NODE_ATTRIBUTES, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTEGERS = 1, 3, 5, 8
@@ -91,6 +94,22 @@ def check_onnx(content: bytes) -> None:
         raise ArtifactError(f"the protocol buffer is truncated or damaged ({error})") from error
     check_operators((_full_name(node) for node in nodes), ONNX)
     _check_divisions(nodes, weights)
+
+
+def onnx_operators(content: bytes) -> Mapping[str, int]:
+    """How often each operator occurs in a file that :func:`check_onnx` has accepted."""
+    nodes, _ = _read_model(memoryview(content))
+    return Counter(_full_name(node) for node in nodes)
+
+
+def onnx_metadata(content: bytes, key: str) -> str | None:
+    """What a file that :func:`check_onnx` has accepted says under a key; None if nothing."""
+    for number, wire, value in fields(memoryview(content)):
+        if number == _MODEL_METADATA:
+            entry = {inner: text for inner, _, text in fields(_message(wire, value))}
+            if _text(BYTES, entry.get(_ENTRY_KEY, 0)) == key:
+                return _text(BYTES, entry.get(_ENTRY_VALUE, 0))
+    return None
 
 
 def _full_name(node: _Node) -> str:

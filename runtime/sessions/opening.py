@@ -8,8 +8,11 @@ import hashlib
 import io
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from capsnet.definitions import deferred
 from capsnet.device import Device
 from capsnet.errors import ArtifactError, CapsNetError, ConfigError, DeviceError, first_line
 from capsnet.files import read_file
@@ -17,7 +20,10 @@ from capsnet.formats import FORMATS, Format
 from capsnet.runtime.certificate import require_certificate as read_certificate
 from capsnet.runtime.sessions.base import Session
 
-__all__ = ["artifact_format", "open_session", "read_artifact"]
+__all__ = ["RUNTIMES", "artifact_format", "open_session", "read_artifact"]
+
+RUNTIMES = {"openvino": ("onnx", deferred("capsnet.runtime.sessions.openvino:OpenVinoSession"))}
+"""Other runtimes than a format's own: the format that each runs, and its session."""
 
 # What zipfile raises where the directory of an archive is damaged.
 _DAMAGE = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError, IndexError)
@@ -45,6 +51,7 @@ def open_session(
     threads: int | None = None,
     tf32: bool = False,
     require_certificate: bool = False,
+    runtime: str | None = None,
 ) -> Session:
     """Open an exported artifact.
 
@@ -62,6 +69,7 @@ def open_session(
             same numbers; of torch it is one setting for all of a process.
         require_certificate: refuse a file that is not proven, on the device that it runs on, by
             the certificate beside it.
+        runtime: ``"openvino"`` runs ONNX in that; None for the format's own.
 
     Returns:
         The session; its ``notes`` say where this environment differs from the one of the proof.
@@ -82,7 +90,7 @@ def open_session(
         raise ConfigError("proofs compute in full float32: open the file without tf32")
     row = _recognised(path, content)
     try:
-        session: Session = row.open(path, content, device, threads, tf32)
+        session: Session = _opener(row, runtime)(path, content, device, threads, tf32)
     except CapsNetError:
         raise
     except MemoryError as error:
@@ -105,6 +113,17 @@ def open_session(
     if session.device == "cpu":
         session.largest_batch = _CPU_BATCH
     return session
+
+
+def _opener(row: Format, runtime: str | None) -> Callable[..., Any]:
+    if runtime is None:
+        return row.open
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    name, opener = RUNTIMES[runtime]
+    if row.name != name:
+        raise ConfigError(f"{runtime} runs {name} files, not {row.name}: leave the runtime out")
+    return opener
 
 
 def read_artifact(path: Path) -> bytes:

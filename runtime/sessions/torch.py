@@ -5,15 +5,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from capsnet.device import Device, choose_device, why_torch_has_no_cuda
 from capsnet.errors import ArtifactError, CapsNetError, first_line
 from capsnet.runtime.sessions.allowed import check_elements
-from capsnet.runtime.sessions.base import Arrays, Images, Session, refuse_foreign
+from capsnet.runtime.sessions.base import Arrays, Session, refuse_foreign
 from capsnet.runtime.sessions.threads import usable_cpus
 from capsnet.runtime.sessions.torch_sizes import shapes_of
 
@@ -99,7 +101,7 @@ class TorchSession(Session):
         """Operators of the graph's nodes."""
         return Counter(operator for _, operator in self._nodes)
 
-    def _compute(self, inputs: Mapping[str, Images]) -> Arrays:
+    def _compute(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         # torch shares memory, and only that which is writable and goes forward.
         shared = [
             torch.from_numpy(np.require(inputs[spec.name], requirements=("C", "W")))

@@ -767,7 +767,7 @@ def test_bundled_checkpoints_are_listed(run):
         ((*EXPORT, "--batch", "0"), "'0' is neither a positive number nor 'dynamic'"),
         ((*EXPORT, "--batch", "some"), "'some' is neither a positive number nor 'dynamic'"),
         ((*EXPORT, "--samples", "-3"), "'-3' is neither a positive number nor 'all'"),
-        ((*EXPORT, "--opset", "17"), "17 is not in the range 18<=x<=23"),
+        ((*EXPORT, "--opset", "16"), "16 is not in the range 17<=x<=23"),
         ((*EXPORT, "--device", "tpu"), "'tpu' is not one of"),
         ((*EXPORT, "--surplus"), "No such option"),
         (("predict", "model.onnx"), "Missing argument"),
@@ -846,17 +846,17 @@ def test_training_that_is_interrupted_before_a_step_does_not_say_it_is_saved(
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+@pytest.mark.parametrize("command", [*sorted(set(cli.commands) - {"deploy"}), "deploy triton"])
 def test_every_command_has_help_json_and_debug(command):
-    result = CliRunner().invoke(cli, [command, "--help"])
+    result = CliRunner().invoke(cli, [*command.split(), "--help"])
     assert result.exit_code == 0
     for option in ("--json", "--debug", "--help"):
         assert option in result.output
 
 
 COMMANDS = {
-    *("bench", "config", "doctor", "export", "import", "inspect"),
-    *("predict", "show", "train", "verify"),
+    *("bench", "config", "deploy", "doctor", "export", "import", "inspect"),
+    *("predict", "serve", "show", "train", "verify"),
 }
 
 

@@ -18,7 +18,6 @@ from capsnet.config import CapsNetConfig
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
 from capsnet.export.options import ExportOptions
-from capsnet.formats import DEFAULT_OPSET
 from capsnet.runtime.proof.reference import EagerModel
 
 
@@ -58,7 +57,7 @@ def onnx_bytes(
     *,
     reconstruction: bool = False,
     batch: int | None = None,
-    opset: int = DEFAULT_OPSET,
+    opset: int | None = None,
     routing: str = "auto",
 ) -> bytes:
     """The ONNX artifact of the lively model of ``config``; every variant is exported once."""
@@ -67,7 +66,7 @@ def onnx_bytes(
 
 @functools.cache
 def _onnx_bytes(
-    config: CapsNetConfig, reconstruction: bool, batch: int | None, opset: int, routing: str
+    config: CapsNetConfig, reconstruction: bool, batch: int | None, opset: int | None, routing: str
 ) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -232,7 +232,7 @@ def test_device_that_is_not_there_is_an_error_before_anything_is_computed(folder
     def compute(*arguments):
         raise AssertionError("the device is missing")
 
-    def missing(path, device):
+    def missing(path, device, runtime):
         raise DeviceError(f"no {device} for {path.name}")
 
     monkeypatch.setattr(proof_module, "open_session", missing)

@@ -174,7 +174,7 @@ def test_metadata_of_another_schema_is_refused(tmp_path, version):
 )
 def test_metadata_without_one_of_its_keys_is_refused(tmp_path, key):
     document = metadata_of(onnx_bytes())
-    assert len(document) == 16
+    assert len(document) == 17
     del document[key]
     content = with_metadata(onnx_bytes(), document)
     refuse(write(tmp_path, content), f"the metadata is damaged: .*{key}.*export again")
@@ -221,7 +221,10 @@ def test_metadata_that_is_no_text_is_refused(tmp_path):
         (("outputs", 0, "name", "scores"), "contradicts itself: lengths decides the class"),
         (("decision", "scores"), "contradicts itself: scores decides the class"),
         (("outputs", 0, "dtype", "float16"), "output that is not float32"),
-        (("inputs", 0, "dtype", "uint8"), "input or output that is not float32"),
+        (("inputs", 0, "dtype", "int64"), "input or output that is not float32"),
+        (("inputs", 0, "dtype", "uint8"), "contradicts the graph: its inputs are image float32"),
+        (("outputs", 0, "dtype", "uint8"), "output that is not float32"),
+        (("layout", "nchw8"), "the layout 'nchw8'"),
         (("outputs", 1, "shape", []), "not float32 with a batch axis"),
         (("outputs", 1, "shape", [4, 5, 6]), "contradicts itself: .*different batch sizes"),
         (("inputs", 0, "shape", "12"), r"damaged: inputs\[0\]\.shape"),

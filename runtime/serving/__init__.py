@@ -1,0 +1,1 @@
+"""Artifacts on servers that others write."""
