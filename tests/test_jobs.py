@@ -11,10 +11,11 @@ from support.networks import SMALL, lively_model
 from support.proof import fill_folder, verify
 
 from capsnet import jobs
+from capsnet.about import About
 from capsnet.bundled import BUNDLED
 from capsnet.checkpoint import save_checkpoint
 from capsnet.config import preset
-from capsnet.errors import OutputError
+from capsnet.errors import DataError, OutputError
 from capsnet.files import file_sha256
 from capsnet.formats import FORMATS
 from capsnet.jobs import ExportSettings
@@ -172,3 +173,11 @@ def test_calibration_on_digits_is_said_where_the_network_may_be_for_other_images
         (BUNDLED["mnist"], int8, None),
     ):
         assert jobs._calibration_doubts(checkpoint, settings, given) == ()
+
+
+def test_names_that_are_given_take_the_place_of_those_of_the_checkpoint():
+    about = About(("a", "b"))
+    assert jobs._named(about, (), 2) is about
+    assert jobs._named(about, ("c", "d"), 2).class_names == ("c", "d")
+    with pytest.raises(DataError, match="the export names 1 classes, and there are 2"):
+        jobs._named(about, ("c",), 2)

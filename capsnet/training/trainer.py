@@ -133,8 +133,9 @@ class _State:
     val_accuracy: list[float] = dataclasses.field(default_factory=list)
 
     def best_epoch(self) -> int:
-        """The first epoch, from 1, of the best validation accuracy."""
-        return self.val_accuracy.index(max(self.val_accuracy)) + 1
+        """The epoch, from 1, of the best validation accuracy; of equals, the last."""
+        best = max(self.val_accuracy)
+        return max(n for n, accuracy in enumerate(self.val_accuracy, 1) if accuracy == best)
 
     def ended(self, options: TrainingConfig) -> bool:
         """Whether all epochs are done, or none of the last ones was better."""
@@ -142,7 +143,8 @@ class _State:
             return True
         if options.patience is None or not self.val_accuracy:
             return False
-        return self.epoch - self.best_epoch() >= options.patience
+        reached = self.val_accuracy.index(max(self.val_accuracy)) + 1  # an equal is not better
+        return self.epoch - reached >= options.patience
 
 
 class _Splits(NamedTuple):
@@ -229,7 +231,7 @@ def train(
             progress = run.epoch(train_set, on_progress)
             accuracy = evaluate(model, validation)
             history = [*run.state.val_accuracy, accuracy]
-            if accuracy > max(run.state.val_accuracy, default=-1.0):
+            if accuracy >= max(history):
                 save_checkpoint(model, output, training=_notes(options, history))
             run.state = _State(run.state.epoch + 1, 0, history)
             run.save()

@@ -45,7 +45,8 @@ def network_and_images(request: Request) -> Judge:
     module = load_network(request.network)
     if type(module) is CapsNet:
         digest = _digest(request.network, module)
-        return Judge(module, digest, load_images(request, module.config, digest))
+        given = load_images(request, module.config, digest, module.about)
+        return Judge(module, digest, given)
     given = load_inputs(request, input_names(module))
     return Judge(_own(module, given.images), weights_digest(module), given)
 

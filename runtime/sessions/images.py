@@ -10,7 +10,14 @@ from capsnet.artifact import ArtifactMetadata
 from capsnet.data.arrays import range_advice
 from capsnet.errors import DataError, first_line
 
-__all__ = ["Images", "as_images", "as_input", "from_bytes", "to_bytes"]
+__all__ = [
+    "Images",
+    "as_images",
+    "as_input",
+    "from_bytes",
+    "require_unit_range",
+    "to_bytes",
+]
 
 Images = npt.NDArray[np.float32]
 
@@ -61,7 +68,7 @@ def as_images(images: npt.ArrayLike, shape: Sequence[int | str], taker: str) -> 
         raise DataError(f"{found} with values beyond float32, {expected}: scale them") from error
 
 
-def _require_unit_range(images: Images) -> None:
+def require_unit_range(images: Images) -> None:
     """Raise DataError, with the likely cause, where values lie outside 0..1.
 
     What rounding adds to 1 is allowed.
@@ -110,7 +117,7 @@ def as_input(
         return pixels
     given: npt.NDArray[Any] = as_images(images, (batch, *metadata.image_shape), taker)
     if not any_range:
-        _require_unit_range(given)
+        require_unit_range(given)
     if spec.dtype == "uint8":
         given = to_bytes(given)
     if metadata.layout == "nhwc":

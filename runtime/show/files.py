@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from capsnet.about import About
 from capsnet.config import CapsNetConfig
 from capsnet.definitions import load_definitions
 from capsnet.errors import ArtifactError
@@ -55,8 +56,9 @@ def _of_checkpoint(path: Path, request: Request) -> Shown:
             outputs = model.outputs_by_name(torch.from_numpy(images).to(where))
         return {name: values.cpu().numpy() for name, values in outputs.items()}
 
-    given = load_images(request, model.config, file_sha256(path))
-    return collect(path.name, run, "lengths", given, model=model)
+    given = load_images(request, model.config, file_sha256(path), model.about)
+    names = model.about.class_names
+    return collect(path.name, run, "lengths", given, names=names, model=model)
 
 
 def _of_artifact(path: Path, request: Request) -> Shown:
@@ -73,5 +75,6 @@ def _of_artifact(path: Path, request: Request) -> Shown:
             "session instead"
         )
     config = CapsNetConfig.from_dict(metadata.config)
-    given = load_images(request, config, metadata.checkpoint_sha256 or "")
-    return collect(path.name, session.run, metadata.decision, given)
+    about = About(metadata.class_names, metadata.training_inputs)
+    given = load_images(request, config, metadata.checkpoint_sha256 or "", about)
+    return collect(path.name, session.run, metadata.decision, given, names=about.class_names)

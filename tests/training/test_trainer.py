@@ -252,6 +252,11 @@ def test_the_best_epoch_is_kept(output):
     assert not torch.equal(seen[1]["stem.weight"], seen[2]["stem.weight"])
 
 
+def test_of_equal_epochs_the_last_is_kept(output):
+    accuracy, _ = scripted([0.9, 0.9, 0.7])
+    assert trained(output, OPTIONS, CONFIG, TRAIN, TEST, accuracy)[1] == 2
+
+
 @pytest.mark.parametrize("at", [1, STEPS, STEPS + 1, STEPS + 2, 2 * STEPS, 3 * (STEPS + 1)])
 def test_ctrl_c_saves_the_run_and_resuming_ends_with_the_same_weights(finished, output, at):
     with pytest.raises(KeyboardInterrupt):

@@ -7,9 +7,12 @@ import pytest
 from support.networks import SMALL, random_images
 from support.proof import idx_folder, request_in, verify
 
+from capsnet.about import About
+from capsnet.data.options import ImageOptions
 from capsnet.errors import DataError
 from capsnet.runtime.proof.images import load_images
 from capsnet.runtime.proof.results import ImageSet
+from capsnet.training.describe import describe_inputs
 
 
 def loaded(folder, **changes):
@@ -82,3 +85,18 @@ def test_labels_that_never_end_are_refused(folder):
     os.mkfifo(folder / "labels.npy")
     with pytest.raises(DataError, match="a pipe or a device, not a regular file"):
         loaded(folder, labels=folder / "labels.npy")
+
+
+def test_images_unlike_the_training_images_are_a_warning(folder):
+    images = np.random.default_rng(0).integers(0, 60, (40, 1, 12, 12), np.uint8)
+    about = About((), describe_inputs(images, np.ones(3)))
+    for name, pixels in (("as.npy", images), ("inverted.npy", 255 - images)):
+        np.save(folder / name, pixels)
+    for name, invert, warnings in (
+        ("as.npy", False, 0),
+        ("inverted.npy", False, 1),
+        ("inverted.npy", True, 0),
+    ):
+        request = request_in(folder, images=name, reading=ImageOptions(invert=invert))
+        found = load_images(request, SMALL, "", about)
+        assert len(found.warnings) == warnings
