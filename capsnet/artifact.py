@@ -43,6 +43,8 @@ COUPLINGS = (
 )
 
 
+_IMAGE_AXES = 3
+
 _LARGEST = 2**26
 """Elements of an input or output, at a fixed batch size."""
 
@@ -136,8 +138,18 @@ class ArtifactMetadata:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of one input image: channels, height, width."""
+        """Shape of one input image: channels, height, width.
+
+        Raises:
+            ArtifactError: if it takes something else.
+        """
         sizes = [int(size) for size in self.inputs[0].shape[1:]]
+        if len(self.inputs) > 1 or len(sizes) != _IMAGE_AXES:
+            given = "; ".join(f"{spec.name} {list(spec.shape)}" for spec in self.inputs)
+            raise ArtifactError(
+                f"the network takes {given}, expected images [batch, channels, height, width]; run "
+                "its session with arrays instead"
+            )
         return (sizes[-1], *sizes[:-1]) if self.layout == "nhwc" else tuple(sizes)
 
     @property

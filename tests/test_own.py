@@ -163,6 +163,14 @@ def test_several_inputs_are_given_by_name(artifacts):
         session.bind(2)
 
 
+def test_commands_for_images_say_what_the_network_takes(folder, artifacts, capsys):
+    np.save(folder / "images.npy", ROWS["image"])
+    assert run(["predict", str(artifacts["onnx"]), str(folder / "images.npy")]) == 3
+    assert "run its session with arrays instead" in capsys.readouterr().err
+    assert run(["inspect", str(artifacts["onnx"]), "--device", "cpu"]) == 0
+    assert "shift" in capsys.readouterr().out
+
+
 def test_exports_are_the_same_bytes_again(folder, artifacts, tmp_path):
     again = {name: tmp_path / path.name for name, path in artifacts.items()}
     export_artifacts(again, request_of(folder), proven=False)

@@ -21,6 +21,8 @@ def convert_input(graph: onnx.GraphProto, dtype: str, layout: str) -> None:
         dtype: ``"float32"``, values 0..1, or ``"uint8"``, values 0..255.
         layout: ``"nchw"`` or ``"nhwc"``.
     """
+    if (dtype, layout) == ("float32", "nchw"):
+        return
     [given] = graph.input
     nodes: list[onnx.NodeProto] = []
     tensor = given.type.tensor_type
@@ -44,9 +46,8 @@ def convert_input(graph: onnx.GraphProto, dtype: str, layout: str) -> None:
         )
         add("Cast", to=TensorProto.FLOAT)
         add("Div", "input.largest")
-    if nodes:
-        for node in graph.node:
-            node.input[:] = [nodes[-1].output[0] if n == given.name else n for n in node.input]
-        whole = [*nodes, *graph.node]
-        del graph.node[:]
-        graph.node.extend(whole)
+    for node in graph.node:
+        node.input[:] = [nodes[-1].output[0] if n == given.name else n for n in node.input]
+    whole = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(whole)

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.artifact import TensorSpec
-from capsnet.errors import DataError, DeviceError, ResourceError, first_line
+from capsnet.errors import ConfigError, DataError, DeviceError, ResourceError, first_line
 from capsnet.runtime.serving.batches import Batches
 from capsnet.runtime.sessions.base import Session
+from capsnet.runtime.sessions.images import require_unit_range
 
 try:
     from fastapi import Request
@@ -102,6 +103,8 @@ class CapsNetModel(MLModel):  # type: ignore[misc]
             raise DataError(f"the data of {found} do not fit: {first_line(error)}") from error
         if not np.isfinite(images).all():
             raise DataError("the request holds values that are not finite")
+        if images.dtype != np.uint8 and not self.session.metadata.is_own:
+            require_unit_range(images)  # here, where it is the answer to this request alone
         return self._channels_first(images)
 
     def _channels_first(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -121,8 +124,12 @@ def serve(session: Session, name: str, host: str = "127.0.0.1", port: int = 8080
         port: for HTTP; gRPC has the next one, metrics the one after.
 
     Raises:
+        ConfigError: if the artifact takes several inputs.
         ResourceError: if a port is taken.
     """
+    if len(session.metadata.inputs) > 1:
+        names = ", ".join(spec.name for spec in session.metadata.inputs)
+        raise ConfigError(f"the artifact takes {names}, and one input alone can be served")
     CapsNetModel.session = session
     for number in range(port, port + 3):
         _check_free(host, number)

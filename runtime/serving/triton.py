@@ -83,7 +83,7 @@ def write_repository(artifact: Path, repository: Path, name: str | None = None) 
     folder = repository / name
     content = read_file(artifact)
     certificate = read_file(certificate_path(artifact))
-    class_names = tuple(getattr(session.metadata, "class_names", ()))
+    class_names = tuple(session.metadata.class_names)
     files = {
         f"1/{backend.file}": content,
         f"1/{certificate_path(Path(backend.file)).name}": certificate,
