@@ -172,11 +172,11 @@ def to_toml(config: CapsNetConfig) -> str:
     return "\n".join([*lines, "", *_table("", config, set())]) + "\n"
 
 
-def _table(name: str, document: Any, seen: set[type]) -> list[str]:
+def _table(name: str, document: Any, seen: set[tuple[str, type]]) -> list[str]:
     """The fields of a dataclass; tables come after plain values, as TOML wants it."""
     kind = type(document)
-    words = {} if kind in seen else _documentation(kind)
-    seen.add(kind)
+    words = {} if (name, kind) in seen else _documentation(kind)
+    seen.add((name, kind))
     lines: list[str] = []
     tables: list[str] = []
     if hasattr(kind, "kind"):
@@ -213,10 +213,13 @@ def _comment(text: str) -> list[str]:
 
 
 def _documentation(kind: type) -> dict[str, str]:
-    """What the docstring of a class says of each of its attributes."""
-    section = re.search(r"Attributes:\n(.*?)(\n\n\S|\Z)", inspect.getdoc(kind) or "", re.DOTALL)
-    found = re.findall(
-        r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
-    )
+    """What the docstrings of a class and its bases say of each of its attributes."""
+    found: list[tuple[str, str]] = []
+    for base in reversed(kind.__mro__):
+        text = inspect.cleandoc(base.__doc__ or "")
+        section = re.search(r"Attributes:\n(.*?)(\n\n\S|\Z)", text, re.DOTALL)
+        found += re.findall(
+            r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
+        )
     plain = {name: " ".join(text.replace("``", "").split()) for name, text in found}
     return {name: re.sub(r"\bNone\b", f'"{_NO_DECODER}"', text) for name, text in plain.items()}

@@ -1,7 +1,7 @@
 """The formats of artifacts: one row each. Needs neither torch nor onnx."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from capsnet.definitions import deferred
@@ -27,6 +27,8 @@ class Format:
         open: opens an artifact: ``(path, content, device, threads, tf32) -> Session``; the
             content is all of the file, the path is for messages, and nothing is read from it.
         has_opset: whether an ONNX operator set can be asked for.
+        preferred: forms that what runs it is fastest at, where they fit a layer; see
+            :mod:`capsnet.forms`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Format:
     export: Callable[..., Any]
     open: Callable[..., Any]
     has_opset: bool = False
+    preferred: Mapping[str, str] = field(default_factory=dict)
 
 
 def _is_onnx(head: bytes, _: frozenset[str]) -> bool:
@@ -52,6 +55,7 @@ FORMATS: dict[str, Format] = {
             export=deferred("capsnet.export.formats.onnx:to_onnx"),
             open=deferred("capsnet.runtime.sessions.onnx:OrtSession"),
             has_opset=True,
+            preferred={"routing": "votes"},
         ),
         Format(
             "torchscript",

@@ -231,7 +231,6 @@ def _write(
             "a network of your own takes what its forward takes: leave the type and the layout of "
             "the input out"
         )
-    lowered = _lowered(network, settings.precision, settings.forms, settings.reconstruction)
     options = ExportOptions(
         settings.batch,
         settings.opset,
@@ -243,6 +242,9 @@ def _write(
     )
     for name, file in staged.items():
         on_progress(f"exporting {targets[name].name}")
+        lowered = _lowered(
+            network, name, settings.precision, settings.forms, settings.reconstruction
+        )
         metadata = FORMATS[name].export(lowered, file.path, options)
         size, digest = file.path.stat().st_size, file_sha256(file.path)
         yield name, ArtifactFile(targets[name].name, size, digest, name, metadata)
@@ -273,22 +275,30 @@ def _calibration(
 
 def _lowered(
     network: "CapsNet | OwnNetwork",
+    name: str,
     precision: str,
     forms: Mapping[str, str],
     reconstruction: bool,
 ) -> "LoweredNetwork":
-    """A network ready for export."""
+    """A network ready for export to a format."""
     from capsnet.export.lower import lower
     from capsnet.export.lower_own import lower_own
     from capsnet.model import CapsNet
 
+    preferred = FORMATS[name].preferred
     if isinstance(network, CapsNet):
-        return lower(network, reconstruction=reconstruction, precision=precision, forms=forms)
+        return lower(
+            network,
+            reconstruction=reconstruction,
+            precision=precision,
+            forms=forms,
+            preferred=preferred,
+        )
     if reconstruction:
         raise ConfigError(
             "a network of your own names its outputs itself: export it without --reconstruction"
         )
-    return lower_own(network, precision=precision, forms=forms)
+    return lower_own(network, precision=precision, forms=forms, preferred=preferred)
 
 
 def _calibration_doubts(
@@ -412,7 +422,7 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
         images = from_bytes(to_bytes(images))
     reconstruction = "reconstruction" in {spec.name for spec in metadata.outputs}
     decodes = reconstruction and isinstance(network, CapsNet)
-    lowered = _lowered(network, metadata.precision, metadata.forms, decodes)
+    lowered = _lowered(network, session.format, metadata.precision, metadata.forms, decodes)
     if session.format == "onnx":
         rows = images if metadata.is_own else as_input(images, metadata, "the artifact")
         found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, rows).items()}

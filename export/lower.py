@@ -200,6 +200,7 @@ def lower(
     reconstruction: bool = False,
     precision: str = "fp32",
     forms: Mapping[str, str] = NO_FORMS,
+    preferred: Mapping[str, str] = NO_FORMS,
     as_written: bool = False,
 ) -> LoweredCapsNet:
     """Rewrite a trained network for export; see the module's description.
@@ -210,6 +211,7 @@ def lower(
         precision: a row of ``capsnet.precision``.
         forms: forms to take where there is a choice (``capsnet.forms``), all of them exact; for
             every other choice the one that measurements favour.
+        preferred: what they favour for a format, as its row says (``capsnet.formats``).
         as_written: rewrite nothing: the network as its author wrote it, for comparisons.
 
     Returns:
@@ -228,7 +230,7 @@ def lower(
     if as_written and precision != "fp32":
         raise ConfigError(f"a network is exported as it is written in fp32 only, not {precision}")
     load_rewrites()
-    options = Options(find_precision(precision), forms)
+    options = Options(find_precision(precision), forms, preferred)
     parts: dict[str, LoweredLayer] = {}
     given = Given(model.config.image_shape, READABLE)
     for (name, layer), shape in zip(model.parts().items(), model.config.shapes[1:], strict=True):

@@ -100,7 +100,11 @@ class LoweredOwn(LoweredNetwork):
 
 
 def lower_own(
-    network: OwnNetwork, *, precision: str = "fp32", forms: Mapping[str, str] = NO_FORMS
+    network: OwnNetwork,
+    *,
+    precision: str = "fp32",
+    forms: Mapping[str, str] = NO_FORMS,
+    preferred: Mapping[str, str] = NO_FORMS,
 ) -> LoweredOwn:
     """Rewrite what is known of a user's own network for export.
 
@@ -108,6 +112,7 @@ def lower_own(
         network: it is left as it is.
         precision: a row of ``capsnet.precision``.
         forms: as of :func:`capsnet.export.lower.lower`.
+        preferred: as well.
 
     Returns:
         A module in evaluation mode, without gradients.
@@ -117,7 +122,7 @@ def lower_own(
     """
     check_forms(forms)
     load_rewrites()
-    options = Options(find_precision(precision), forms)
+    options = Options(find_precision(precision), forms, preferred)
     network = copy.deepcopy(network)
     identity = network.identity
     for name, shape in network.units.items():

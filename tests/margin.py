@@ -182,13 +182,12 @@ class Verdicts:
 def correct(given: Network, draws: int, seed: int) -> Verdicts:
     """Export a network to every format, and judge the files."""
     golden, baseline = _references(given.model)
-    lowered = _lowered(given.model, given.forms)
     hard = HardInputs(golden, baseline, images_for(given.model.config, seed), golden.decision)
     uses, alarms = [], []
     for name, row in FORMATS.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, row.file)
-            row.export(lowered, path, ExportOptions())
+            row.export(_lowered(given.model, given.forms, name), path, ExportOptions())
             session = open_session(path, "cpu", threads=1)
         session.largest_batch = LARGE_BATCH
         failures = []
@@ -224,8 +223,13 @@ def _references(model: CapsNet) -> tuple[EagerModel, EagerModel]:
     return EagerModel(model, torch.float64), EagerModel(model, torch.float32)
 
 
-def _lowered(model: CapsNet, forms: Mapping[str, str]) -> LoweredCapsNet:
-    return lower(model, reconstruction=model.decoder is not None, forms=forms)
+def _lowered(model: CapsNet, forms: Mapping[str, str], name: str = "onnx") -> LoweredCapsNet:
+    return lower(
+        model,
+        reconstruction=model.decoder is not None,
+        forms=forms,
+        preferred=FORMATS[name].preferred,
+    )
 
 
 # Planted faults

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import mmap
 import os
 import pickle
 import random
@@ -85,7 +86,10 @@ def test_memory_is_that_of_the_file_which_takes_it(capsys, tmp_path, monkeypatch
     monkeypatch.setattr(trial, "MEMORY", 2**27)
 
     def read(path):
-        bytearray(b"x") * (path.read_bytes()[0] << 20)
+        size = path.read_bytes()[0] << 20
+        with mmap.mmap(-1, size) as fresh:  # not what the heap has left over from other tests
+            for _ in range(size >> 20):
+                fresh.write(bytes([1]) * (1 << 20))
 
     files = [File("what", "file", bytes([size])) for size in (1, 200, 1, 1)]
     wrong, outcomes = reported(capsys, tmp_path, files, read)

@@ -164,20 +164,22 @@ def test_a_file_that_is_not_proven_has_no_certificate(export):
 def test_calibration_on_digits_is_said_where_the_network_may_be_for_other_images(tmp_path):
     save_checkpoint(CapsNet(preset("tiny")), tmp_path / "tiny.safetensors")
     int8 = ExportSettings("int8")
-    [doubt] = jobs._calibration_doubts(tmp_path / "tiny.safetensors", int8, None)
+    tiny = NetworkSource(tmp_path / "tiny.safetensors")
+    [doubt] = jobs._calibration_doubts(tiny, int8, None)
     assert "int8 was calibrated on MNIST digits" in doubt
     assert "--calibrate" in doubt
-    for checkpoint, settings, given in (
-        (tmp_path / "tiny.safetensors", int8, "images"),
-        (tmp_path / "tiny.safetensors", ExportSettings(), None),
-        (BUNDLED["mnist"], int8, None),
+    for network, settings, given in (
+        (tiny, int8, "images"),
+        (tiny, ExportSettings(), None),
+        (NetworkSource(BUNDLED["mnist"]), int8, None),
     ):
-        assert jobs._calibration_doubts(checkpoint, settings, given) == ()
+        assert jobs._calibration_doubts(network, settings, given) == ()
 
 
 def test_names_that_are_given_take_the_place_of_those_of_the_checkpoint():
-    about = About(("a", "b"))
-    assert jobs._named(about, (), 2) is about
-    assert jobs._named(about, ("c", "d"), 2).class_names == ("c", "d")
-    with pytest.raises(DataError, match="the export names 1 classes, and there are 2"):
-        jobs._named(about, ("c",), 2)
+    network = CapsNet(preset("tiny"))
+    network.about = About(tuple("abcdefghij"))
+    assert jobs._about(network, ()) is network.about
+    assert jobs._about(network, tuple("klmnopqrst")).class_names == tuple("klmnopqrst")
+    with pytest.raises(DataError, match="the export names 1 classes, and there are 10"):
+        jobs._about(network, ("c",))

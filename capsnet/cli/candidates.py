@@ -36,7 +36,7 @@ class Recipe:
     Attributes:
         format: a row of :data:`capsnet.formats.FORMATS`.
         precision: a row of :data:`capsnet.precision.PRECISIONS`.
-        forms: of the lowering, such as ``{"routing": "votes"}``.
+        forms: of the lowering, such as ``{"routing": "projected"}``.
         as_written: whether it is exported without lowering.
     """
 
@@ -63,7 +63,11 @@ class Recipe:
 
         calibrated = PRECISIONS[self.precision].calibrated
         lowered = lower(
-            model, precision=self.precision, forms=self.forms, as_written=self.as_written
+            model,
+            precision=self.precision,
+            forms=self.forms,
+            preferred=FORMATS[self.format].preferred,
+            as_written=self.as_written,
         )
         options = ExportOptions(calibration=calibration if calibrated else None)
         FORMATS[self.format].export(lowered, path, options)
@@ -151,7 +155,7 @@ def _step(encoder: str) -> Callable[..., Any]:
 _in_openvino = functools.partial(_kind("Artifact"), runtime="openvino")
 
 _NAIVE = Recipe("onnx", as_written=True)
-_VOTES = Recipe("onnx", forms={"routing": "votes"})
+_PROJECTED = Recipe("onnx", forms={"routing": "projected"})
 _DIRECT = Recipe("onnx", forms={"convolution": "direct"})
 
 BUILT_IN: Mapping[str, BuiltIn] = {
@@ -161,7 +165,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         BuiltIn("compile", ("encoder",), _kind("Compiled")),
         BuiltIn("torchscript", ("encoder",), _kind("Artifact"), Recipe("torchscript")),
         BuiltIn("onnx-naive", ("encoder", "routing"), _kind("PlainOnnx"), _NAIVE, baseline=True),
-        BuiltIn("onnx-votes", ("encoder", "routing"), _kind("Artifact"), _VOTES),
+        BuiltIn("onnx-projected", ("encoder", "routing"), _kind("Artifact"), _PROJECTED),
         BuiltIn("onnx-direct", ("encoder",), _kind("Artifact"), _DIRECT),
         BuiltIn("onnx", ("encoder", "routing"), _kind("Artifact"), Recipe("onnx")),
         BuiltIn("onnx-openvino", ("encoder",), _in_openvino, Recipe("onnx"), on_request=True),

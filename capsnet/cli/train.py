@@ -144,6 +144,7 @@ def train_command(
 
     log = log_path(output)
     out.reserve({"the state of the run": state_path(output), "the log of the run": log})
+    out.reserve({} if tensorboard is None else {"--tensorboard": tensorboard})
     watching: list[Watch] = [] if plot is None else [Curves(plot, log).epoch]
     watching += [] if tensorboard is None else [TensorBoard(tensorboard).epoch]
     chosen = choose_device(device, why_torch_has_no_cuda(), "training").device

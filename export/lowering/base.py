@@ -7,7 +7,7 @@ beside this one. One that has none is exported as it is written.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,10 +37,12 @@ class Options:
         precision: of the artifact.
         forms: a form for each choice that is not left to the layer, such as
             ``{"routing": "votes"}``.
+        preferred: forms that what runs the artifact is fastest at, where they fit the layer.
     """
 
     precision: Precision
     forms: Mapping[str, str]
+    preferred: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
