@@ -4,6 +4,7 @@ Everything that a user has in memory becomes a file here: the process that prove
 What loads slowly is imported where it is needed.
 """
 
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -402,7 +403,8 @@ def _network(model: "nn.Module | str | Path", folder: Path) -> NetworkSource:
     from capsnet.own import write_module
 
     write_module(model, folder / "model.pickle")
-    return NetworkSource(pickled=folder / "model.pickle", definitions=definitions)
+    search = tuple(str(Path(entry).resolve()) for entry in sys.path)
+    return NetworkSource(pickled=folder / "model.pickle", definitions=definitions, search=search)
 
 
 def _request(

@@ -1,5 +1,6 @@
 """Where a network comes from: a checkpoint, or a module of a user's own. Needs no torch."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,12 +27,14 @@ class NetworkSource:
             process of its own.
         definitions: Python files that define what the network is made of, executed first (see
             :func:`capsnet.definitions.own_definitions`).
+        search: folders where that process finds modules.
     """
 
     checkpoint: Path | None = None
     model: str | None = None
     pickled: Path | None = None
     definitions: tuple[Path, ...] = ()
+    search: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, Path]:
@@ -75,6 +78,7 @@ def load_network(source: NetworkSource) -> "nn.Module":
     from capsnet.checkpoint import load_checkpoint
     from capsnet.own import call_factory, load_weights, read_module
 
+    sys.path += [folder for folder in source.search if folder not in sys.path]
     load_definitions(source.definitions)
     if source.pickled is not None:
         return read_module(source.pickled, source.definitions)

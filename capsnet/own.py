@@ -276,10 +276,14 @@ def read_module(path: Path, definitions: Sequence[Path]) -> nn.Module:
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module_name: str, global_name: str) -> Any:
-            if module_name == "__main__":
-                for script in scripts:
-                    if hasattr(script, global_name):
-                        return getattr(script, global_name)
+            try:
+                if module_name != "__main__":
+                    return super().find_class(module_name, global_name)
+            except ModuleNotFoundError:  # it has this name in the process that wrote it
+                pass
+            for script in scripts:
+                if hasattr(script, global_name):
+                    return getattr(script, global_name)
             return super().find_class(module_name, global_name)
 
     reader = types.ModuleType("reader")
