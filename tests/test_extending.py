@@ -255,7 +255,8 @@ def test_a_fault_is_located_around_a_new_kind_of_layer(trained, tmp_path, weight
     from support.faults import first_wrong_stage  # the proving process has no folder of tests
 
     path = tmp_path / "own.onnx"
-    capsnet.export_model(trained, path, images=IMAGES, device="cpu")
+    forms = {"routing": "projected"}  # in which the weights keep their names
+    capsnet.export_model(trained, path, images=IMAGES, forms=forms, device="cpu")
     assert first_wrong_stage(trained, IMAGES, path, weight) == stage
 
 

@@ -46,7 +46,7 @@ class LoweredAttention(LoweredLayer):
         weight, prior = (self.get_buffer(n).to(capsules.dtype) for n in ("weight", "prior"))
         # One product of matrices: some engines run no other with any batch.
         summed = capsules.flatten(1) @ rearrange(weight, "o k h -> k (o h)")
-        summed = rearrange(summed, "b (o h) -> o b h", o=len(weight))
+        summed = rearrange(summed, "b (o h) -> o b h", o=weight.shape[0])
         projected = (summed @ weight.mT).unflatten(2, capsules.shape[1:])  # o b i d
         agreement = (projected * capsules).sum(3) * self.scale
         coupling = couple(agreement, 0) + prior

@@ -135,7 +135,7 @@ def test_wrong_decoder_weight_fails_in_the_reconstruction_alone(tmp_path):
 def test_missing_routing_iteration_fails(tmp_path):
     session = opened(tmp_path, onnx_bytes(with_layers(SMALL, (5, 6, 2))))
     assert compared(session, with_layers(SMALL, (5, 6, 2)), random_images(SMALL, 9)).passed
-    session.metadata = dataclasses.replace(session.metadata, config=SMALL)
+    session.metadata = dataclasses.replace(session.metadata, config=to_values(SMALL))
     result = compared(session, SMALL, random_images(SMALL, 9))
     assert any(f.startswith("batch 1: lengths: max error") for f in result.failures)
     assert all(not check.passed for check in result.checks)

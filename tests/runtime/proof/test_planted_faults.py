@@ -79,8 +79,8 @@ def forgotten_decoder_weight(lowered):
 class Wrapped(LoweredCapsNet):
     """A lowered network whose outputs are tampered with."""
 
-    def forward(self, image):
-        return self.tamper(*super().forward(image))
+    def forward(self, *inputs):
+        return self.tamper(*super().forward(*inputs))
 
 
 def outputs(tamper):
