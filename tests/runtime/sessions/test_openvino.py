@@ -46,12 +46,13 @@ def test_it_is_proven_there_and_a_wrong_file_is_not(artifact, tmp_path):
     pytest.importorskip("openvino")
     from capsnet.checkpoint import save_checkpoint
     from capsnet.jobs import prove
+    from capsnet.networks import NetworkSource
     from capsnet.runtime.proof.request import Request
 
     checkpoint, images = tmp_path / "model.safetensors", tmp_path / "images.npy"
     save_checkpoint(lively_model(SMALL), checkpoint)
     np.save(images, random_images(SMALL, 16))
-    request = Request(checkpoint, images, runtime="openvino")
+    request = Request(NetworkSource(checkpoint), images, runtime="openvino")
     certificate = prove(artifact, request, in_process=True).certificate
     assert (certificate.verdict, certificate.device) == ("pass", "openvino")
     with pytest.raises(ArtifactError, match="proven on openvino"):
