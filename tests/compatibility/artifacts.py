@@ -14,6 +14,7 @@ from capsnet.data.calibration import calibration_images
 from capsnet.export.formats.onnx import to_onnx
 from capsnet.export.lower import lower
 from capsnet.export.options import ExportOptions
+from capsnet.formats import FORMATS
 from capsnet.model import CapsNet
 from capsnet.precision import PRECISIONS
 from capsnet.runtime.proof.reference import EagerModel
@@ -44,7 +45,12 @@ def write_artifacts(folder: Path) -> None:
 
 
 def _write(path: Path, model: CapsNet, images: np.ndarray, precision: str) -> None:
-    lowered = lower(model, reconstruction=model.decoder is not None, precision=precision)
+    lowered = lower(
+        model,
+        reconstruction=model.decoder is not None,
+        precision=precision,
+        preferred=FORMATS["onnx"].preferred,
+    )
     calibration = images if PRECISIONS[precision].calibrated else None
     to_onnx(lowered, path.with_suffix(".onnx"), ExportOptions(calibration=calibration))
     few = images[: max(_BATCHES)]
