@@ -30,7 +30,7 @@ class LoweredTrainedLogits(LoweredVariant):
 
     def first(self, capsules: Tensor, weight: Tensor) -> Tensor:
         summed = capsules @ self.get_buffer("first_weight").to(capsules.dtype)
-        return rearrange(summed, "b (o h) -> o b h", o=len(weight))
+        return rearrange(summed, "b (o h) -> o b h", o=weight.shape[0])
 
     def couple(self, agreement: Tensor) -> Tensor:
         return couple(agreement + self.get_buffer("logits").to(agreement.dtype), 0)

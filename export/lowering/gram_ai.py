@@ -25,7 +25,7 @@ class LoweredInputCoupled(LoweredVariant):
 
     def first(self, capsules: Tensor, weight: Tensor) -> Tensor:
         summed = capsules @ rearrange(weight, "o k h -> k (o h)")
-        return rearrange(summed / self.in_capsules, "b (o h) -> o b h", o=len(weight))
+        return rearrange(summed / self.in_capsules, "b (o h) -> o b h", o=weight.shape[0])
 
     def couple(self, agreement: Tensor) -> Tensor:
         return torch.softmax(agreement, dim=2)

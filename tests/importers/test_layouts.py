@@ -113,15 +113,18 @@ def test_a_routing_iteration_less_is_seen_in_the_graphs_claims(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    # The made-up weights of the others are too wild for float16's budget, and would be refused.
-    [(n, "fp32") for n in FOREIGN] + [(n, "fp16") for n in ("adambielski", "cedrickchee", *KERAS)],
+    ("name", "precision", "suffix"),
+    [
+        *((name, "fp32", suffix) for name in FOREIGN for suffix in ("onnx", "pt", "pt2")),
+        # The made-up weights of the others are too wild for float16's budget, and are refused.
+        *((name, "fp16", "onnx") for name in ("adambielski", "cedrickchee", *KERAS)),
+    ],
 )
-def test_an_imported_network_is_exported_and_proven(name, precision, tmp_path):
+def test_an_imported_network_is_exported_and_proven(name, precision, suffix, tmp_path):
     model, _ = imported(name, FOREIGN[name].weights(), tmp_path)
     certificate = capsnet.export_model(
         model,
-        tmp_path / "a.onnx",
+        tmp_path / f"a.{suffix}",
         images=images_of(name, 24),
         precision=precision,
         reconstruction=model.decoder is not None,
