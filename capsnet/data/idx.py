@@ -1,10 +1,6 @@
 """Images and labels from IDX files (the format of MNIST and Fashion-MNIST). Needs only numpy."""
 
-import contextlib
 import dataclasses
-import gzip
-import math
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from capsnet.bundled import ASSETS
-from capsnet.data.arrays import ArrayHeader, Stream, labels_of, stored_shape, streamed
-from capsnet.data.source import ImageShape, Part, Source, damaged, reading, require_expandable
+from capsnet.data.arrays import ArrayHeader, Stream, labels_of
+from capsnet.data.gzipped import array_in, images_in, shape_in
+from capsnet.data.source import ImageShape, Part, Source, damaged
 from capsnet.errors import DataError
-from capsnet.files import open_regular
 
 __all__ = [
     "ASSETS",
-    "GZIP_MAGIC",
     "IDX_MAGIC",
     "LabelledImages",
     "idx_folder",
@@ -30,12 +25,11 @@ __all__ = [
     "load_split",
     "mnist_calibration_images",
     "mnist_test_set",
-    "opened",
     "read_idx",
     "require_mnist_shape",
 ]
 
-GZIP_MAGIC, IDX_MAGIC = b"\x1f\x8b", b"\0\0"
+IDX_MAGIC = b"\0\0"
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -60,19 +54,7 @@ def read_idx(path: str | Path) -> npt.NDArray[np.generic]:
         DataError: if the file cannot be read, is not IDX, is truncated or goes on after its end, or
             is far larger than it would be uncompressed.
     """
-    name = str(path)
-    with reading(name), opened(Path(path)) as (stream, size):
-        header = _read_header(stream, name)
-        expected = header.dtype.itemsize * math.prod(header.shape)
-        require_expandable(name, expected, size)
-        start = stream.tell()
-        content = stream.read(expected + 1)
-    if len(content) != expected:
-        found = f"{'at least ' if len(content) > expected else ''}{start + len(content)}"
-        raise damaged(name, f"it holds {found} bytes, its header asks for {start + expected}")
-    with reading(name):  # numpy has no array of some shapes, though it would be empty
-        array = np.frombuffer(content, header.dtype).reshape(header.shape)
-    return array.astype(header.dtype.newbyteorder("="))
+    return array_in(Path(path), _read_header)
 
 
 def idx_images(path: Path, image_shape: ImageShape) -> Source:
@@ -85,22 +67,12 @@ def idx_images(path: Path, image_shape: ImageShape) -> Source:
     Raises:
         DataError: if it is not IDX, is truncated, or holds no such images.
     """
-
-    @contextlib.contextmanager
-    def stream() -> Iterator[Stream]:
-        with opened(path) as (content, _):
-            yield content
-
-    with opened(path) as (content, stored):
-        zipped = isinstance(content, gzip.GzipFile)
-    source = streamed(str(path), stream, _read_header, None if zipped else stored, image_shape)
-    return dataclasses.replace(source, stored=stored if zipped else None)
+    return images_in(path, _read_header, image_shape)
 
 
 def idx_shape(path: Path) -> ImageShape:
     """Channels, height and width of the images in an IDX file."""
-    with reading(str(path)), opened(path) as (stream, _):
-        return stored_shape(str(path), _read_header(stream, str(path)))
+    return shape_in(path, _read_header)
 
 
 _SPLITS = {"train": "train", "test": "t10k"}
@@ -125,20 +97,6 @@ def _split_part(folder: Path, word: str, images: Path) -> Part:
         )
 
     return Part(f"{folder.name}: {word} split", lambda: idx_shape(images), sources)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Stream, int]]:
-    """What is in a file, plain or gzipped (recognised by content), and the size of the file."""
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        zipped = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        if not zipped:
-            yield file, size
-            return
-        with gzip.GzipFile(fileobj=file) as stream:
-            yield stream, size
 
 
 def _read_header(stream: Stream, name: str) -> ArrayHeader:

@@ -3,27 +3,16 @@
 https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/ describes the files.
 """
 
-import contextlib
 import dataclasses
-import gzip
-import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from capsnet.data.arrays import ArrayHeader, Stream, labels_of, stored_shape, streamed
-from capsnet.data.idx import opened
-from capsnet.data.source import (
-    ImageShape,
-    Labels,
-    Part,
-    Source,
-    damaged,
-    reading,
-    require_expandable,
-)
+from capsnet.data.arrays import ArrayHeader, Stream, labels_of
+from capsnet.data.gzipped import array_in, images_in, shape_in
+from capsnet.data.source import ImageShape, Part, Source, damaged
 from capsnet.errors import DataError
 
 __all__ = ["norb_folder"]
@@ -45,40 +34,16 @@ def norb_folder(folder: Path) -> dict[str, Part]:
 
 def _part(folder: Path, split: str, images: Path) -> Part:
     def sources(image_shape: ImageShape) -> Iterator[Source]:
-        source = _source(images, image_shape)
+        source = images_in(images, _read_header, image_shape)
         labels = images.with_name(images.name.replace("-dat.mat", "-cat.mat"))
-        yield dataclasses.replace(source, labels=lambda: _labels(labels, source.count))
+        yield dataclasses.replace(
+            source,
+            labels=lambda: labels_of(str(labels), array_in(labels, _read_header), source.count),
+        )
 
-    return Part(f"{folder.name}: {split} split", lambda: _shape(images), sources, _CLASSES)
-
-
-def _shape(path: Path) -> ImageShape:
-    with reading(str(path)), opened(path) as (stream, _):
-        return stored_shape(str(path), _read_header(stream, str(path)))
-
-
-def _source(path: Path, image_shape: ImageShape) -> Source:
-    @contextlib.contextmanager
-    def stream() -> Iterator[Stream]:
-        with opened(path) as (content, _):
-            yield content
-
-    with opened(path) as (content, stored):
-        zipped = isinstance(content, gzip.GzipFile)
-    source = streamed(str(path), stream, _read_header, None if zipped else stored, image_shape)
-    return dataclasses.replace(source, stored=stored if zipped else None)
-
-
-def _labels(path: Path, images: int) -> Labels:
-    name = str(path)
-    with reading(name), opened(path) as (stream, stored):
-        header = _read_header(stream, name)
-        size = math.prod(header.shape) * header.dtype.itemsize
-        require_expandable(name, size, stored)
-        content = stream.read(size + 1)
-    if len(content) != size:
-        raise damaged(name, f"its header asks for {size} bytes of data")
-    return labels_of(name, np.frombuffer(content, header.dtype), images)
+    return Part(
+        f"{folder.name}: {split} split", lambda: shape_in(images, _read_header), sources, _CLASSES
+    )
 
 
 def _read_header(stream: Stream, name: str) -> ArrayHeader:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from capsnet.data.cifar import cifar_folder
-from capsnet.data.idx import GZIP_MAGIC, IDX_MAGIC, idx_folder, idx_images, idx_shape
+from capsnet.data.gzipped import GZIP_MAGIC
+from capsnet.data.idx import IDX_MAGIC, idx_folder, idx_images, idx_shape
 from capsnet.data.images import IMAGE_MAGIC, image_file, image_folder, image_shape_of, resized
 from capsnet.data.norb import norb_folder
 from capsnet.data.numpy_files import NPY_MAGIC, ZIP_MAGIC, npy_beside, npy_folder, npz_parts
