@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from capsnet.config import CapsNetConfig
 from capsnet.importers.parts import conv, divided, linear_decoder, packed_units
-from capsnet.importers.variants import RoutedVariant
+from capsnet.importers.variants import LengthsVariant, RoutedVariant
 from capsnet.importers.weights import Weights
-from capsnet.layers.base import LayerConfig, Shape, require_capsules
 from capsnet.layers.dynamic import DynamicCapsules
 from capsnet.layers.primary import PrimaryConfig
 from capsnet.layers.stem import ConvConfig
@@ -45,20 +44,6 @@ class InputCoupledConfig(RoutedVariant, kind="input-coupled"):
     module = InputCoupled
 
 
-@dataclass(frozen=True)
-class SoftmaxLengthsConfig(LayerConfig, kind="softmax-lengths"):
-    """Class capsules with an activation: the softmax of their lengths."""
-
-    activated = True
-
-    def output_shape(self, shape: Shape) -> Shape:
-        require_capsules(shape)
-        return shape[0], shape[1] + 1
-
-    def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
-        return SoftmaxLengths()
-
-
 class SoftmaxLengths(nn.Module):
     """Capsules ``[batch, capsules, dim]`` to ``[batch, capsules, dim + 1]``."""
 
@@ -66,6 +51,13 @@ class SoftmaxLengths(nn.Module):
         """The capsules as they are, each with its share of the softmax behind it."""
         lengths = torch.linalg.vector_norm(capsules, dim=-1, keepdim=True)
         return torch.cat((capsules, torch.softmax(lengths, dim=1)), dim=-1)
+
+
+@dataclass(frozen=True)
+class SoftmaxLengthsConfig(LengthsVariant, kind="softmax-lengths"):
+    """Class capsules with an activation: the softmax of their lengths."""
+
+    module = SoftmaxLengths
 
 
 def translate(weights: Weights) -> tuple[CapsNetConfig, dict[str, Tensor]]:

@@ -7,9 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from capsnet.importers.parts import divided
-from capsnet.importers.variants import PrimaryVariant, RoutedVariant
+from capsnet.importers.variants import LengthsVariant, PrimaryVariant, RoutedVariant
 from capsnet.importers.weights import Weights
-from capsnet.layers.base import LayerConfig, Shape, require_capsules
 from capsnet.layers.decoder import DecoderConfig
 from capsnet.layers.dynamic import DynamicCapsules, DynamicConfig
 from capsnet.layers.primary import PrimaryCapsules
@@ -79,20 +78,6 @@ class KerasDynamicConfig(RoutedVariant, kind="keras-dynamic"):
     module = KerasDynamic
 
 
-@dataclass(frozen=True)
-class KerasLengthsConfig(LayerConfig, kind="keras-lengths"):
-    """Class capsules with an activation: their length, with Keras' epsilon under the root."""
-
-    activated = True
-
-    def output_shape(self, shape: Shape) -> Shape:
-        require_capsules(shape)
-        return shape[0], shape[1] + 1
-
-    def build(self, shape: Shape) -> "KerasLengths":  # noqa: ARG002
-        return KerasLengths()
-
-
 class KerasLengths(nn.Module):
     """Capsules ``[batch, capsules, dim]`` to ``[batch, capsules, dim + 1]``."""
 
@@ -100,6 +85,13 @@ class KerasLengths(nn.Module):
         """The capsules as they are, each with its length behind it."""
         square = (capsules * capsules).sum(-1, keepdim=True)
         return torch.cat((capsules, torch.sqrt(square + _EPSILON)), dim=-1)
+
+
+@dataclass(frozen=True)
+class KerasLengthsConfig(LengthsVariant, kind="keras-lengths"):
+    """Class capsules with an activation: their length, with Keras' epsilon under the root."""
+
+    module = KerasLengths
 
 
 def keras_conv(weights: Weights, name: str, ours: str, axes: str) -> dict[str, Tensor]:

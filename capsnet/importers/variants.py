@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from capsnet.layers.base import LayerConfig, Shape
+from capsnet.layers.base import LayerConfig, Shape, require_capsules
 from capsnet.layers.dynamic import DynamicCapsules, DynamicConfig
 from capsnet.layers.primary import PrimaryCapsules, PrimaryConfig
 
-__all__ = ["PrimaryVariant", "RoutedVariant"]
+__all__ = ["LengthsVariant", "PrimaryVariant", "RoutedVariant"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,22 @@ class PrimaryVariant(LayerConfig):
 
     def build(self, shape: Shape) -> nn.Module:
         return self.module(shape[0], self.usual())
+
+
+@dataclass(frozen=True)
+class LengthsVariant(LayerConfig):
+    """Class capsules with an activation, where that is not their length.
+
+    Attributes:
+        module: what it builds; it puts the activation behind each capsule.
+    """
+
+    module: ClassVar[type[nn.Module]]
+    activated = True
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_capsules(shape)
+        return shape[0], shape[1] + 1
+
+    def build(self, shape: Shape) -> nn.Module:  # noqa: ARG002
+        return self.module()
