@@ -214,9 +214,10 @@ def _write(
     """Write every format to its staged file."""
     from capsnet.export.options import ExportOptions
     from capsnet.model import CapsNet
-    from capsnet.runtime.proof.networks import read_network
+    from capsnet.runtime.proof.networks import RequestedNetwork
 
-    network, digest = read_network(request)
+    requested = RequestedNetwork(request)
+    network = requested.network
     images = None
     if find_precision(settings.precision).calibrated:
         images = _calibration(network, calibration, request.reading)
@@ -234,7 +235,7 @@ def _write(
     options = ExportOptions(
         settings.batch,
         settings.opset,
-        digest,
+        requested.digest,
         images,
         _about(network, settings.class_names),
         settings.input_dtype,
@@ -402,10 +403,10 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
     """
     import torch
 
-    from capsnet.data.batch import named
+    from capsnet.data.batch import Batch, Rows, named
     from capsnet.model import CapsNet
     from capsnet.runtime.proof.locate import locate, onnx_stages
-    from capsnet.runtime.proof.networks import network_and_images
+    from capsnet.runtime.proof.networks import RequestedNetwork
     from capsnet.runtime.sessions.images import as_input, from_bytes, to_bytes
     from capsnet.runtime.sessions.opening import open_session
     from capsnet.stages import record_stages
@@ -416,16 +417,18 @@ def locate_fault(artifact: Path, request: Request) -> "tuple[Stage, ...]":
         raise ArtifactError(f"{artifact} was changed while it was read; verify it again")
     metadata = session.metadata
     count = metadata.fixed_batch or _LOCATED_ON
-    network, _, given = network_and_images(dataclasses.replace(request, samples=max(count, 2)))
-    images = given.images[np.arange(count) % len(given.images)]
-    if metadata.inputs[0].dtype == "uint8":
-        images = from_bytes(to_bytes(images))
+    requested = RequestedNetwork(dataclasses.replace(request, samples=count))
+    network, images = requested.network, requested.given.images
+    images = images[np.arange(count) % len(images)]
+    taken: Rows | npt.NDArray[np.uint8] = images
+    if not isinstance(images, Batch):
+        taken = as_input(images, metadata, "the artifact")
+        images = from_bytes(to_bytes(images)) if taken.dtype == np.uint8 else images
     reconstruction = "reconstruction" in {spec.name for spec in metadata.outputs}
     decodes = reconstruction and isinstance(network, CapsNet)
     lowered = _lowered(network, session.format, metadata.precision, metadata.forms, decodes)
     if session.format == "onnx":
-        rows = images if metadata.is_own else as_input(images, metadata, "the artifact")
-        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, rows).items()}
+        found = {n: torch.from_numpy(a) for n, a in onnx_stages(content, taken).items()}
     else:
         found = record_stages(lowered, *map(torch.from_numpy, named(images).values()))
     readable = {name: lowered.to_readable(name, stage).numpy() for name, stage in found.items()}

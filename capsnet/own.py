@@ -29,6 +29,7 @@ from capsnet.state_dict import read_state_dict
 __all__ = [
     "OwnNetwork",
     "call_factory",
+    "identity_of",
     "input_names",
     "is_own",
     "load_weights",
@@ -103,8 +104,8 @@ class OwnNetwork(nn.Module):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What artifacts say of it, as JSON values: neither code nor paths."""
-        return {"module": type(self.module).__qualname__, "weights": weights_digest(self.module)}
+        """What artifacts say of it, as JSON values."""
+        return identity_of(self.module)
 
     def _watched(self, example: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Run on an example, and note which modules it calls once, a tensor in and a tensor out."""
@@ -161,6 +162,11 @@ class OwnNetwork(nn.Module):
                 f"{type(self.module).__name__} says that {self.decision!r} decides the class, "
                 f"expected an output [batch, classes]; it gives {given}"
             )
+
+
+def identity_of(module: nn.Module) -> dict[str, Any]:
+    """What artifacts say of a user's own module, as JSON values: neither code nor paths."""
+    return {"module": type(module).__qualname__, "weights": weights_digest(module)}
 
 
 def input_names(module: nn.Module) -> tuple[str, ...]:
@@ -300,7 +306,7 @@ def place_of(error: BaseException) -> str:
             code = trace.tb_frame.f_code
             place = f"{Path(code.co_filename).name}:{trace.tb_lineno}, in {code.co_name}"
         trace = trace.tb_next
-    return place or "outside of its own code"
+    return place or "where it is called"
 
 
 def is_own(frame: types.FrameType) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,7 +24,7 @@ from capsnet.formats import FORMATS
 from capsnet.jobs import ExportSettings, export_artifacts, locate_fault
 from capsnet.networks import NetworkSource
 from capsnet.own import OwnNetwork, input_names, weights_digest
-from capsnet.runtime.proof.networks import read_network
+from capsnet.runtime.proof.networks import RequestedNetwork
 from capsnet.runtime.proof.proof import prove
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.sessions.opening import open_session
@@ -78,10 +79,13 @@ def request_of(folder, model="net.py:make", images="rows.npz", **options):
     return Request(network, folder / images, device="cpu", **options)
 
 
+def network_of(request):
+    return RequestedNetwork(request).network
+
+
 @pytest.fixture(scope="module")
 def network(folder):
-    found, _ = read_network(request_of(folder))
-    return found
+    return network_of(request_of(folder))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +235,7 @@ def test_weights_of_another_run_are_loaded_and_named(folder, network, artifacts,
     save_file(state, tmp_path / "w.safetensors")
     torch.save(state, tmp_path / "w.pt")
     digests = {
-        read_network(request_of(folder, checkpoint=tmp_path / f"w.{kind}"))[1]
+        RequestedNetwork(request_of(folder, checkpoint=tmp_path / f"w.{kind}")).digest
         for kind in ("safetensors", "pt")
     }
     assert len(digests) == 1
@@ -254,7 +258,7 @@ def test_weights_that_do_not_fit_are_an_error(folder, network, tmp_path, change,
     change(state)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        read_network(request_of(folder, checkpoint=tmp_path / "w.safetensors"))
+        network_of(request_of(folder, checkpoint=tmp_path / "w.safetensors"))
 
 
 ONE = "class Net(nn.Module):\n    {}\n    def forward(self, image):\n        {}\n"
@@ -345,7 +349,7 @@ def test_what_cannot_be_proven_is_refused_with_its_place(tmp_path, case):
         (tmp_path / file).write_text(HEAD + code)
     np.save(tmp_path / "rows.npy", ROWS["image"])
     with pytest.raises(ConfigError, match=message):
-        read_network(request_of(tmp_path, f"{file}:make", "rows.npy"))
+        network_of(request_of(tmp_path, f"{file}:make", "rows.npy"))
 
 
 @pytest.mark.parametrize(
@@ -362,12 +366,35 @@ def test_inputs_that_do_not_fit_are_an_error(folder, tmp_path, arrays, message):
     np.savez(tmp_path / "rows.npz", **arrays)
     request = dataclasses.replace(request_of(folder), images=tmp_path / "rows.npz")
     with pytest.raises(DataError, match=message):
-        read_network(request)
+        network_of(request)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_only_input_may_be_a_folder_of_pictures(tmp_path, labelled):
+    (tmp_path / "one.py").write_text(HEAD + ONE.format("", "return image.mean((2, 3))") + MAKE)
+    for number in range(6):
+        folder = tmp_path / "pictures" / ("ab"[number % 2] if labelled else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (5, 4), (40 * number, 0, 255)).save(folder / f"{number}.png")
+    requested = RequestedNetwork(request_of(tmp_path, "one.py:make", "pictures"))
+    assert requested.network.input_shapes == {"image": (3, 4, 5)}
+    rows = requested.given.images.arrays["image"]
+    assert sorted(rows[:, 0, 0, 0] * 255) == pytest.approx([40 * number for number in range(6)])
+    assert (rows[:, 2] == 1).all()
+    labels = requested.given.labels
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1] if labelled else labels is None
+
+
+def test_pictures_are_one_input(folder, tmp_path):
+    Image.new("L", (12, 12)).save(tmp_path / "a.png")
+    request = dataclasses.replace(request_of(folder), images=tmp_path / "a.png")
+    with pytest.raises(DataError, match="holds images alone, the network takes image, shift"):
+        network_of(request)
 
 
 def test_without_inputs_the_message_names_them(folder):
     with pytest.raises(DataError, match=r"an \.npz file with the arrays image, shift"):
-        read_network(dataclasses.replace(request_of(folder), images=None))
+        network_of(dataclasses.replace(request_of(folder), images=None))
 
 
 def run(arguments):

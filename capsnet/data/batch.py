@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Rows", "combined", "named", "plain"]
+__all__ = ["Array", "Batch", "Rows", "combined", "named", "plain"]
 
 Array = npt.NDArray[np.float32]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,11 @@ from capsnet.about import About
 from capsnet.bundled import BUNDLED
 from capsnet.config import CapsNetConfig
 from capsnet.data.arrays import labels_of
-from capsnet.data.batch import Batch
-from capsnet.data.idx import load_split, mnist_test_set, require_mnist_shape
+from capsnet.data.batch import Array, Batch, Rows
+from capsnet.data.idx import mnist_test_set, require_mnist_shape
 from capsnet.data.numpy_files import read_npy, read_npz
 from capsnet.data.parts import part_of
-from capsnet.data.source import Labels
+from capsnet.data.source import ImageShape, Labels
 from capsnet.data.stream import count_images, stream_samples
 from capsnet.errors import DataError
 from capsnet.files import file_sha256
@@ -26,9 +26,13 @@ from capsnet.runtime.proof.request import Request
 __all__ = ["ProofImages", "load_images", "load_inputs"]
 
 _MOST_BYTES = 2**33  # of a file's arrays, which may be compressed
+_MOST_CLASSES = 2**16  # of labels that say no number of classes
 
 
-class ProofImages(NamedTuple):
+Kind = TypeVar("Kind", bound=Rows, covariant=True)
+
+
+class ProofImages(NamedTuple, Generic[Kind]):
     """Images to compare artifacts on.
 
     Attributes:
@@ -40,7 +44,7 @@ class ProofImages(NamedTuple):
     """
 
     source: str
-    images: Any
+    images: Kind
     labels: Labels | None
     total: int
     warnings: tuple[str, ...] = ()
@@ -48,7 +52,7 @@ class ProofImages(NamedTuple):
 
 def load_images(
     request: Request, config: CapsNetConfig, checkpoint_sha256: str, about: About = About()
-) -> ProofImages:
+) -> ProofImages[Array]:
     """The images that a request asks for.
 
     Args:
@@ -61,7 +65,8 @@ def load_images(
         DataError: if there are no images, or they or their labels do not fit.
     """
     if request.images is not None:
-        given = _given(request.images, request, config, about.class_names)
+        names = about.class_names
+        given = _given(request.images, request, config.image_shape, names, config.classes)
         inputs = about.training_inputs
         odd = None if inputs is None else unlike(inputs, given.images)
         return given if odd is None else given._replace(warnings=(odd,))
@@ -76,12 +81,12 @@ def load_images(
     return ProofImages("MNIST test set", images, chosen_labels, len(pixels), warnings)
 
 
-def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
+def load_inputs(request: Request, names: Sequence[str]) -> ProofImages[Batch]:
     """The inputs of a user's own network that a request asks for.
 
     Args:
         request: names a file: ``.npz`` with an array for each input, ``.npy`` for the only one, or
-            a folder of labelled IDX files.
+            images, as for other networks.
         names: of the inputs.
 
     Returns:
@@ -96,14 +101,12 @@ def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
             "a network of your own is proven on your own data: give --images FILE, an .npz file "
             f"with the arrays {', '.join(names)}, or an .npy file"
         )
-    labels: Labels | None = None
-    if path.is_dir() and any(path.glob("t10k-images-idx3-ubyte*")):
-        pixels, labels = load_split(path, "t10k")
-        arrays = {"image": pixels.astype(np.float32) / np.float32(255)}
-    elif path.suffix == ".npz":
+    if path.suffix == ".npz":
         arrays = read_npz(path, _MOST_BYTES)
-    else:
+    elif path.suffix == ".npy":
         arrays = {names[0]: read_npy(path)}
+    else:
+        return _pictures(path, request, names)
     if len(names) == 1 and len(arrays) == 1:
         arrays = {names[0]: next(iter(arrays.values()))}
     if set(arrays) != set(names):
@@ -115,11 +118,24 @@ def load_inputs(request: Request, names: Sequence[str]) -> ProofImages:
     total = min(counts.values())
     if total == 0 or len(set(counts.values())) > 1:
         raise DataError(f"{path} holds arrays of {counts} rows, expected equally many of each")
-    if request.labels is not None:
-        labels = _read_labels(request.labels, total)
+    labels = None if request.labels is None else _read_labels(request.labels, total)
     chosen = spread(total, request.samples)
     rows = Batch({name: _floats(path, name, arrays[name][chosen]) for name in names})
     return ProofImages(path.name, rows, None if labels is None else labels[chosen], total)
+
+
+def _pictures(path: Path, request: Request, names: Sequence[str]) -> ProofImages[Batch]:
+    """Images for the only input of a network, in the shape that they have."""
+    if len(names) > 1:
+        raise DataError(
+            f"{path} holds images alone, the network takes {', '.join(names)}: give an .npz file "
+            "with an array of each, under its name"
+        )
+    part = part_of(path, request.reading)
+    classes = part.classes or ()
+    given = _given(path, request, part.shape(), classes, len(classes) or _MOST_CLASSES)
+    rows = Batch({names[0]: given.images})
+    return ProofImages(given.source, rows, given.labels, given.total)
 
 
 def _floats(path: Path, name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -147,20 +163,18 @@ def _bundled(
 
 
 def _given(
-    path: Path, request: Request, config: CapsNetConfig, names: Sequence[str]
-) -> ProofImages:
+    path: Path, request: Request, shape: ImageShape, names: Sequence[str], classes: int
+) -> ProofImages[Array]:
     options = request.reading
-    total = count_images([path], config.image_shape, options=options)
+    total = count_images([path], shape, options=options)
     if total == 0:
         raise DataError(f"{path} holds no images; give at least one")
     given = None if request.labels is None else _read_labels(request.labels, total)
     chosen = spread(total, request.samples)
     wanted = set(chosen.tolist())
     # Labels that are given need none of the images' own, which may not even fit.
-    classes = 0 if request.labels is not None else config.classes
-    stream = stream_samples(
-        [path], config.image_shape, names=names, classes=classes, options=options
-    )
+    known = 0 if request.labels is not None else classes
+    stream = stream_samples([path], shape, names=names, classes=known, options=options)
     samples = [sample for number, sample in enumerate(stream) if number in wanted]
     found = [sample.label for sample in samples if sample.label is not None]
     own = np.array(found, np.int64) if len(found) == len(samples) else None

@@ -1,21 +1,17 @@
 """Proving artifacts in this process: parity on real images, and on hard inputs."""
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from capsnet.config import CapsNetConfig
 from capsnet.errors import ResultError
 from capsnet.runtime.certificate import SCHEMA_VERSION, environment
 from capsnet.runtime.proof.collect import LARGE_BATCH, SAMPLE, Reference, collect
 from capsnet.runtime.proof.details import details_of
 from capsnet.runtime.proof.hard_inputs import HardInputs
 from capsnet.runtime.proof.judge import judge
-from capsnet.runtime.proof.networks import network_and_images
+from capsnet.runtime.proof.networks import RequestedNetwork
 from capsnet.runtime.proof.reference import EagerModel, OnBytes
 from capsnet.runtime.proof.request import Request
 from capsnet.runtime.proof.results import (
@@ -67,11 +63,15 @@ class Prover:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._name = request.network.name
-        self._network, self._digest, given = network_and_images(request)
-        self._source, self._images, self._labels, self._total, self._warnings = given
-        self._golden = EagerModel(self._network, torch.float64)
-        self._baseline = EagerModel(self._network, torch.float32)
+        self._requested = RequestedNetwork(request)
+
+    @functools.cached_property
+    def _golden(self) -> EagerModel:
+        return EagerModel(self._requested.network, torch.float64)
+
+    @functools.cached_property
+    def _baseline(self) -> EagerModel:
+        return EagerModel(self._requested.network, torch.float32)
 
     def prepare(self) -> None:
         """Compute the reference's results now, while another process makes the artifact.
@@ -79,7 +79,7 @@ class Prover:
         That process needs a processor, too: threads that wait for their turn would slow both. The
         results of many images wait until all processors are free.
         """
-        if len(self._images) > SAMPLE:
+        if len(self._requested.given.images) > SAMPLE:
             return
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads - 1))
@@ -92,41 +92,31 @@ class Prover:
         session = open_session(artifact, request.device, runtime=request.runtime)
         # Others may run the file without this session: its large batches are proven undivided.
         session.largest_batch = LARGE_BATCH
-        self._check_origin(artifact, session)
+        differs = self._requested.differs(session)
+        if differs is not None:
+            raise ResultError(
+                f"{artifact} was not exported from {request.network.name}: {differs}; "
+                "give the right one with --checkpoint, or --model"
+            )
+        given = self._requested.given
         golden: Reference = self._golden
         baseline: Reference = self._baseline
         suite = self._hard_inputs
         if session.metadata.inputs[0].dtype == "uint8":
             golden, baseline = OnBytes(self._golden), OnBytes(self._baseline)
-            suite = HardInputs(golden, baseline, self._images, self._golden.decision)
-        collected = collect(golden, baseline, session, self._images)
-        parity = judge(collected, session.metadata, self._labels, request.tolerance)
+            suite = HardInputs(golden, baseline, given.images, self._golden.decision)
+        collected = collect(golden, baseline, session, given.images)
+        parity = judge(collected, session.metadata, given.labels, request.tolerance)
         hard = suite.check(session)
         details = None
         if request.details:
-            details = details_of(collected, session.metadata, self._images, self._labels)
+            details = details_of(collected, session.metadata, given.images, given.labels)
         return Proof(self._certificate(artifact, session, parity, hard), details)
 
     @functools.cached_property
     def _hard_inputs(self) -> HardInputs:
-        return HardInputs(self._golden, self._baseline, self._images, self._golden.decision)
-
-    def _check_origin(self, artifact: Path, session: Session) -> None:
-        claimed = session.metadata.checkpoint_sha256
-        found, own = _identity(session.metadata.config), _identity(self._network.identity)
-        if claimed not in (None, self._digest):
-            differs = f"it names a checkpoint with SHA-256 {claimed}, this one has {self._digest}"
-        elif found != own:
-            part = next(name for name in {**own, **found} if found.get(name) != own.get(name))
-            differs = (
-                f"the {part} of its network is {found.get(part)}, that of this one {own.get(part)}"
-            )
-        else:
-            return
-        raise ResultError(
-            f"{artifact} was not exported from {self._name}: {differs}; "
-            "give the right one with --checkpoint, or --model"
-        )
+        images = self._requested.given.images
+        return HardInputs(self._golden, self._baseline, images, self._golden.decision)
 
     def _certificate(
         self,
@@ -136,14 +126,15 @@ class Prover:
         hard_inputs: tuple[HardInput, ...],
     ) -> Certificate:
         passed = parity.passed and all(result.passed for result in hard_inputs)
-        count = len(self._images)
+        given = self._requested.given
+        count = len(given.images)
         return Certificate(
             schema_version=SCHEMA_VERSION,
             verdict="pass" if passed else "fail",
             artifact=ArtifactFile.describe(artifact, session),
-            checkpoint_sha256=self._digest,
+            checkpoint_sha256=self._requested.digest,
             images=ImageSet(
-                self._source, count, self._total if count < self._total else None, self._warnings
+                given.source, count, given.total if count < given.total else None, given.warnings
             ),
             device=session.device,
             device_reason=session.device_reason,
@@ -152,10 +143,3 @@ class Prover:
             parity=parity,
             hard_inputs=hard_inputs,
         )
-
-
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as this version writes it; what names a user's own module as it is."""
-    if "module" in config:
-        return dict(config)
-    return dataclasses.asdict(CapsNetConfig.from_dict(config))

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import hashlib
 from typing import Any
 
@@ -43,7 +44,6 @@ class EagerModel:
         self.decision = model.decision
         self._source = model
         self._dtype = dtype
-        self._models: dict[int, CapsNet | OwnNetwork] = {}
         self._results: dict[tuple[int, bytes], _Outputs] = {}
 
     def run(
@@ -58,8 +58,7 @@ class EagerModel:
             images: ``[batch, channels, height, width]``, values 0..1, or the rows of other inputs.
             outputs: which outputs to give, such as ``lengths``; None for all that the model has.
             order: 0 for the model as it is; any other number for the same function that sums in
-                another order, and rounds otherwise: with the stem's channels permuted or, in a
-                network without such a stem, the terms of all products. float64 has one order.
+                another order, and rounds otherwise (:class:`Reordered`). float64 has one order.
 
         Returns:
             The outputs by name, in the model's dtype; read-only.
@@ -82,43 +81,30 @@ class EagerModel:
         return {name: results[name] for name in names}
 
     def _compute(self, images: Rows, order: int) -> _Outputs:
-        model = self._in_order(order)
-        plain = order == 0 or _convolutions(model) is not None
         inputs = [torch.from_numpy(rows).to(self._dtype) for rows in named(images).values()]
-        chunks = list(zip(*(rows.split(_CHUNK) for rows in inputs), strict=True))
+        chunks = zip(*(rows.split(_CHUNK) for rows in inputs), strict=True)
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(default_dtype(self._dtype))
             if self._dtype == torch.float64:
                 stack.enter_context(UnfoldedConvolutions())
-            if not plain:
+            if order:
                 stack.enter_context(Reordered(order))
-            parts = [model.outputs_by_name(*chunk) for chunk in chunks]
+            parts = [self._model.outputs_by_name(*chunk) for chunk in chunks]
         joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
         for array in joined.values():
             array.setflags(write=False)
         return joined
 
-    def _in_order(self, order: int) -> CapsNet | OwnNetwork:
-        """A copy of the model with the stem's channels permuted, and its next layer to match."""
-        if order not in self._models:
-            model = copy.deepcopy(self._source).to("cpu", self._dtype)
-            model.requires_grad_(False).eval()
-            for layer in model.modules():
-                if isinstance(layer, nn.Conv2d) and self._dtype == torch.float64:
-                    last = layer.weight.contiguous(memory_format=torch.channels_last)
-                    layer.weight.data = last  # as it is unfolded
-            pair = _convolutions(model)
-            if order and pair is not None:
-                stem, primary = pair
-                generator = torch.Generator().manual_seed(order)
-                shuffled = torch.randperm(stem.out_channels, generator=generator)
-                stem.weight.copy_(stem.weight[shuffled])
-                if stem.bias is not None:
-                    stem.bias.copy_(stem.bias[shuffled])
-                primary.weight.copy_(primary.weight[:, shuffled])
-            self._models[order] = model
-        return self._models[order]
+    @functools.cached_property
+    def _model(self) -> CapsNet | OwnNetwork:
+        model = copy.deepcopy(self._source).to("cpu", self._dtype)
+        model.requires_grad_(False).eval()
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d) and self._dtype == torch.float64:
+                last = layer.weight.contiguous(memory_format=torch.channels_last)
+                layer.weight.data = last  # as it is unfolded
+        return model
 
 
 def _digest(images: Rows) -> bytes:
@@ -148,18 +134,3 @@ class OnBytes:
     ) -> _Outputs:
         """As :meth:`EagerModel.run`."""
         return self._reference.run(from_bytes(to_bytes(images)), outputs, order)
-
-
-def _convolutions(model: nn.Module) -> tuple[nn.Conv2d, nn.Conv2d] | None:
-    """The stem and the primary convolution, where the first feeds the second channel by channel."""
-    if not isinstance(model, CapsNet):
-        return None
-    stem, primary = model.stem, model.primary
-    if (
-        isinstance(stem, nn.Conv2d)
-        and isinstance(primary, nn.Conv2d)
-        and stem.groups == primary.groups == 1
-        and stem.out_channels == primary.in_channels
-    ):
-        return stem, primary
-    return None

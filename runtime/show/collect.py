@@ -37,7 +37,7 @@ def collect(
     network: str,
     run: Run,
     decision: str,
-    given: ProofImages,
+    given: ProofImages[Array],
     *,
     names: Sequence[str] = (),
     model: "CapsNet | None" = None,
@@ -118,7 +118,7 @@ def _mistakes(lengths: Array, labels: Labels | None) -> list[int]:
 
 
 def _drawn(
-    run: Run, given: ProofImages, lengths: Array, chosen: Iterable[int], source: ImageSet
+    run: Run, given: ProofImages[Array], lengths: Array, chosen: Iterable[int], source: ImageSet
 ) -> dict[int, Example]:
     """The chosen images as examples, with their reconstructions."""
     numbers = sorted(set(chosen))

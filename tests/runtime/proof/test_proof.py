@@ -130,6 +130,14 @@ def test_checkpoint_with_other_weights_fails_where_the_artifact_names_none(folde
     assert not verify(folder).passed
 
 
+def test_another_network_is_named_before_images_are_read(folder, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((4, 3, 50, 50), np.float32))
+    save_checkpoint(lively_model(TINY), tmp_path / "model.safetensors")
+    (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    with pytest.raises(ResultError, match=r"was not exported from .*model\.safetensors: the "):
+        verify(tmp_path)
+
+
 def test_bundled_images_give_other_networks_no_accuracy(tmp_path):
     save_checkpoint(lively_model(TINY), tmp_path / "model.safetensors")
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(TINY, reconstruction=True))
