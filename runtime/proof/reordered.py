@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Reordered"]
 
+_MANY = 32  # terms: sums of fewer are left as they are
+
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm)
 
 
 class Reordered(TorchFunctionMode):
-    """Inside such a block, convolutions and products sum their terms in another order.
+    """Inside such a block, convolutions and products sum their many terms in another order.
 
     Args:
         order: 1, 2, ...; the same number is the same order.
@@ -26,6 +28,7 @@ class Reordered(TorchFunctionMode):
     def __init__(self, order: int) -> None:
         super().__init__()
         self._order = order
+        self._weights: dict[tuple[int, int], Tensor] = {}
 
     def __torch_function__(
         self,
@@ -49,9 +52,19 @@ class Reordered(TorchFunctionMode):
     def _along(self, *axes: tuple[Tensor, int]) -> list[Tensor]:
         """Tensors, each with an axis in the other order."""
         size = axes[0][0].shape[axes[0][1]]
+        if size < _MANY:
+            return [tensor for tensor, _ in axes]
         generator = torch.Generator().manual_seed(self._order)
         order = torch.randperm(size, generator=generator)
-        return [tensor.index_select(axis, order) for tensor, axis in axes]
+        return [self._changed(tensor, axis, order) for tensor, axis in axes]
+
+    def _changed(self, tensor: Tensor, axis: int, order: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            return tensor.index_select(axis, order)
+        key = (id(tensor), axis)  # every chunk of images meets the weights again
+        if key not in self._weights:
+            self._weights[key] = tensor.index_select(axis, order)
+        return self._weights[key]
 
     def _einsum(self, given: list[Any]) -> list[Any]:
         equation = given[0].replace(" ", "")

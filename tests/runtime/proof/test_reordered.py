@@ -16,7 +16,7 @@ CASES = {
     "product": lambda x: x @ W.T,
     "batched product": lambda x: torch.bmm(x[None], W.T[None]),
     "sum of products": lambda x: torch.einsum("bi,oi->bo", x, W),
-    "two sums": lambda x: einsum(x.view(5, 8, 12), W.view(16, 8, 12), "b i d, o i d -> b o"),
+    "two sums": lambda x: einsum(x.view(5, 48, 2), W.view(16, 48, 2), "b i d, o i d -> b o"),
 }
 W = torch.rand(16, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 X = torch.rand(5, 96, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
