@@ -13,13 +13,13 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Reordered"]
 
-_MANY = 32  # terms: sums of fewer are left as they are
+_MANY = 32  # terms of a sum of products of votes; shorter ones are left as they are
 
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm)
 
 
 class Reordered(TorchFunctionMode):
-    """Inside such a block, convolutions and products sum their many terms in another order.
+    """Inside such a block, convolutions and products sum their terms in another order.
 
     Args:
         order: 1, 2, ...; the same number is the same order.
@@ -52,8 +52,6 @@ class Reordered(TorchFunctionMode):
     def _along(self, *axes: tuple[Tensor, int]) -> list[Tensor]:
         """Tensors, each with an axis in the other order."""
         size = axes[0][0].shape[axes[0][1]]
-        if size < _MANY:
-            return [tensor for tensor, _ in axes]
         generator = torch.Generator().manual_seed(self._order)
         order = torch.randperm(size, generator=generator)
         return [self._changed(tensor, axis, order) for tensor, axis in axes]
@@ -70,14 +68,16 @@ class Reordered(TorchFunctionMode):
         equation = given[0].replace(" ", "")
         operands = list(given[1] if isinstance(given[1], list | tuple) else given[1:])
         inputs, result = equation.split("->")
-        if "." in equation:
+        terms = inputs.split(",")
+        if "." in equation or any(len(set(letters)) < len(letters) for letters in terms):
             return given
         for letter in set(inputs) - set(result) - {","}:
             holders = [
-                (n, letters.index(letter))
-                for n, letters in enumerate(inputs.split(","))
-                if letters.count(letter) == 1
+                (n, letters.index(letter)) for n, letters in enumerate(terms) if letter in letters
             ]
+            n, axis = holders[0]
+            if operands[n].shape[axis] < _MANY:
+                continue
             changed = self._along(*((operands[n], axis) for n, axis in holders))
             for (n, _), operand in zip(holders, changed, strict=True):
                 operands[n] = operand
