@@ -54,6 +54,7 @@ class OwnNetwork(nn.Module):
         decision: the output that decides the class; None where nothing is classified.
         input_shapes: of one row of each input, by name.
         output_shapes: of one row of each output, by name, in order.
+        units: of each of its parts (:meth:`parts`), the shape of one row of what it takes.
 
     Raises:
         ConfigError: if the module does not take these inputs, or gives anything but floating-point
@@ -65,7 +66,7 @@ class OwnNetwork(nn.Module):
         self.module = module
         self.decision: str | None = getattr(module, "decision", None)
         self.input_shapes = {name: tuple(rows.shape[1:]) for name, rows in example.items()}
-        self._units: dict[str, Shape] = {}
+        self.units: Mapping[str, Shape] = {}
         with torch.no_grad():
             outputs = self._watched(tuple(example.values()))
         rows = len(next(iter(example.values())))
@@ -90,12 +91,7 @@ class OwnNetwork(nn.Module):
 
     def parts(self) -> Mapping[str, nn.Module]:
         """The innermost modules that a run calls once, by their names in the module."""
-        return {name: self.module.get_submodule(name) for name in self._units}
-
-    @property
-    def units(self) -> Mapping[str, Shape]:
-        """Of each of its parts, the shape of one row of what it takes."""
-        return self._units
+        return {name: self.module.get_submodule(name) for name in self.units}
 
     @property
     def classes(self) -> int | None:
@@ -143,7 +139,7 @@ class OwnNetwork(nn.Module):
         # What is an output, or what a later part gives, has that name alone.
         last = {id(result): name for name, (_, result, _) in found.items()}
         last |= {id(values): "" for values in outputs.values()}
-        self._units = {
+        self.units = {
             name: shape
             for name, (shape, result, version) in found.items()
             if calls[name] == shared[id(self.module.get_submodule(name))] == 1

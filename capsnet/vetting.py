@@ -33,9 +33,14 @@ _VALUES = (
     "lets values decide what is computed",
     "and a graph has one path: compute all of it, and choose with torch.where",
 )
-_HALF = (
+_OTHER_TYPE = (
     "computes in {0} in a float64 run",
     "so nothing can be judged by it: follow the dtype of the inputs",
+)
+_STATE = "gives other values when it runs again", "keep no state between runs"
+_MEETING = (
+    "gives a row other values when it is alone in a batch",
+    "the rows of a batch must not meet: no statistics over them",
 )
 
 
@@ -57,15 +62,13 @@ def vet(network: OwnNetwork, example: Sequence[Tensor]) -> None:
         _require_float64(golden, doubles)
         _require_one_path(golden, doubles)
         first, second = (record_stages(golden, *doubles) for _ in range(2))
-        _require_same(network, first, second, "gives other values when it runs again", "state")
+        _require_same(network, first, second, _STATE)
         alone = [
             record_stages(golden, *(rows[n : n + 1] for rows in doubles))
             for n in range(len(doubles[0]))
         ]
     joined = {name: torch.cat([one[name] for one in alone]) for name in alone[0]}
-    _require_same(
-        network, first, joined, "gives a row other values when it is alone in a batch", "batch"
-    )
+    _require_same(network, first, joined, _MEETING)
 
 
 @contextlib.contextmanager
@@ -170,20 +173,15 @@ def _require_same(
     network: OwnNetwork,
     expected: Mapping[str, Tensor],
     found: Mapping[str, Tensor],
-    what: str,
-    why: str,
+    refused: tuple[str, str],
 ) -> None:
     """Raise ConfigError, which names the first part whose values differ."""
-    advice = {
-        "state": "keep no state between runs",
-        "batch": "the rows of a batch must not meet: no statistics over them",
-    }
     wrong = [name for name in network.output_shapes if not _same(expected[name], found[name])]
     if wrong:
         # Inside, a batch may lie anywhere: only what has the same shape compares.
         inside = (n for n, v in expected.items() if v.shape == found[n].shape)
         first = next((n for n in inside if not _same(expected[n], found[n])), wrong[0])
-        raise ConfigError(f"{_defined(network, first)} {what}; {advice[why]}")
+        raise ConfigError(f"{_defined(network, first)} {refused[0]}; {refused[1]}")
 
 
 def _same(expected: Tensor, found: Tensor) -> bool:
@@ -253,7 +251,7 @@ class _OnlyFloat64(TorchDispatchMode):
             floats = isinstance(value, Tensor) and value.is_floating_point()
             if floats and value.dtype != torch.float64:
                 what = str(value.dtype).removeprefix("torch.")
-                raise ConfigError(self._message(_HALF[0].format(what), _HALF[1]))
+                raise ConfigError(self._message(_OTHER_TYPE[0].format(what), _OTHER_TYPE[1]))
         return result
 
     def _message(self, what: str, advice: str) -> str:
