@@ -116,7 +116,7 @@ def test_a_routing_iteration_less_is_seen_in_the_graphs_claims(name, tmp_path):
     ("name", "precision", "suffix"),
     [
         *((name, "fp32", suffix) for name in FOREIGN for suffix in ("onnx", "pt", "pt2")),
-        # The made-up weights of the others are too wild for float16's budget, and are refused.
+        # The made-up weights of the others leave float16's budget, and are refused.
         *((name, "fp16", "onnx") for name in ("adambielski", "cedrickchee", *KERAS)),
     ],
 )
