@@ -15,16 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
-from capsnet.checkpoint import read_safetensors
 from capsnet.definitions import import_file, load_definitions
 from capsnet.errors import CheckpointError, ConfigError, first_line
-from capsnet.files import read_file
+from capsnet.importers.reading import read_tensors
 from capsnet.layers.base import Shape
-from capsnet.state_dict import read_state_dict
 
 __all__ = [
     "OwnNetwork",
@@ -217,19 +214,12 @@ def call_factory(file: Path, function: str) -> nn.Module:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a ``state_dict`` into a module: safetensors, or a ``.pt`` file that holds only tensors.
+    """Load a ``state_dict`` into a module, of any kind of file that weights are imported from.
 
     Raises:
         CheckpointError: if it cannot be read, or does not fit.
     """
-    try:
-        content = read_file(path)
-        is_safetensors = content[8:9] == b"{" or path.suffix == ".safetensors"
-        tensors = read_safetensors(content)[1] if is_safetensors else read_state_dict(path, content)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the weights {path}: {error.strerror}") from error
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: truncated or damaged ({error})") from error
+    tensors = read_tensors(path)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:  # it lists everything, a line each

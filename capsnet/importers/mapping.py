@@ -58,9 +58,7 @@ def translate(weights: Weights) -> tuple[CapsNetConfig, dict[str, Tensor]]:
             raise ValueError(f"{name} is missing, which {path} names for {ours}")
         tensors[ours] = tensor if axes is None else _rearranged(name, tensor, axes)
         layer, _, part = ours.rpartition(".")
-        if (
-            part == "running_mean"
-        ):  # of batch normalisation; how many batches it saw does not matter
+        if part == "running_mean":  # torch holds a count beside it, which inference ignores
             tensors.setdefault(f"{layer}.num_batches_tracked", torch.tensor(0))
     for name in document.get("ignore", ()):
         weights.tensors.pop(name, None)
